@@ -54,6 +54,16 @@ PROPOSER_COLOURS: Mapping[str, str] = {
     "sample": "#8C8C8C",
     "random": "#8C8C8C",
 }
+# On a dark page, those that are too dark for it, and the least opacity of faint points: a contrast of 3 to 1.
+_DARK_COLOURS: Mapping[str, str] = {
+    "#882255": "#F0605C",
+    "#117733": "#4DBB6A",
+    "#5A5A5A": "#A8A8A8",
+    "#332288": "#9F8FF0",
+    "#661100": "#C9925A",
+    "#AA4499": "#D070C0",
+}
+_DARK_OPACITY = 0.75
 _OTHER_PROPOSERS = ("#AA4499", "#44AA99", "#661100")
 
 
@@ -168,16 +178,26 @@ def styled(figure: go.Figure, title: str, subtitle: str = "", *, height: int = 4
 
 
 def darkened(figure: go.Figure) -> go.Figure:
-    """The same figure for a dark page: text, grid and background change, and what is drawn in the colour of text."""
+    """The same figure for a dark page: text, grid, background and what has the colour of text, and colours too dark."""
     dark = go.Figure(figure).update_layout(template=_DARK_LOOK)
     dark.update_shapes({"line.color": _DARK_INK}, selector={"line.color": INK})
     for trace in dark.data:
-        if trace.meta != INKED:
-            continue
         for part in ("marker", "line"):
-            if part in trace and trace[part].color == INK:
-                trace[part].color = _DARK_INK
+            if part not in trace:
+                continue
+            trace[part].color = _on_dark(trace[part].color, trace.meta == INKED)
+        if "marker" in trace and "opacity" in trace.marker and isinstance(trace.marker.opacity, float):
+            trace.marker.opacity = max(trace.marker.opacity, _DARK_OPACITY)
     return dark
+
+
+def _on_dark(colour: Any, is_inked: bool) -> Any:
+    """The colour of a trace on a dark page, or those of its points."""
+    if isinstance(colour, (list, tuple)):
+        return [_on_dark(one, is_inked) for one in colour]
+    if not isinstance(colour, str):
+        return colour
+    return _DARK_INK if is_inked and colour == INK else _DARK_COLOURS.get(colour, colour)
 
 
 def empty_figure(title: str, reason: str) -> go.Figure:

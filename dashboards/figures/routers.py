@@ -101,13 +101,13 @@ def _drawable(value: float, scale: LogScale | None) -> float | None:
 
 
 def _mark_best(figure: go.Figure, run: RouterRun) -> None:
-    """Ring the lowest held-out KL: that router is kept, and not the last one."""
+    """Ring the lowest held-out KL: that is the router, and not the last state of its training."""
     curves = zip(run.curves.get("held_out_kl", []), run.curves.get("held_out_step", []), strict=False)
     points = [(kl, step) for kl, step in curves if math.isfinite(kl)]
     if not points:
         return
     kl, step = min(points)
-    figure.add_trace(ring([step], [kl], "kept", 15), row=1, col=2)
+    figure.add_trace(ring([step], [kl], "lowest", 15), row=1, col=2)
     figure.add_annotation(
-        x=step, y=kl, text=f"kept: {kl:.3g}", showarrow=False, yshift=22, xanchor="center", row=1, col=2
+        x=step, y=kl, text=f"lowest: {kl:.3g}", showarrow=False, yshift=22, xanchor="center", row=1, col=2
     )

@@ -156,7 +156,17 @@ def routers_table(data: ReportData) -> Table:
                 marked=data.selection is not None and data.selection.router == run.number,
             )
         )
-    titles = ("router", "kept", "trial", "schedules", "steps", "KL at the start", "KL kept", "training time", "sha256")
+    titles = (
+        "router",
+        "kept",
+        "trial",
+        "schedules",
+        "steps",
+        "KL at the start",
+        "lowest KL",
+        "training time",
+        "sha256",
+    )
     return Table(tuple(Column(title) for title in titles), tuple(rows))
 
 

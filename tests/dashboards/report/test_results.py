@@ -23,6 +23,7 @@ from dashboards.report.markdown import fenced, render_markdown, text
 from dashboards.report.prompts import as_text, legend, shaded_prompts
 from dashboards.report.results import results, results_table
 from dashboards.report.sections import training_sections
+from dashboards.report.speeds import speeds_table
 from dashboards.report.summary import key_figures, summary_sentences
 from studies import Measurement, StudyState, front
 from studies.records.records import Disagreement, GroupAccuracy, ReportExamples, RoutedPrompt
@@ -291,6 +292,24 @@ def test_only_wrong_choices_are_marked_of_the_dense_model_too(
     assert [f'<span class="wrong">{text}</span> <small>(wrong)</small>' in page for text in answers] == marked
     assert [f"{text} (wrong)" in markdown for text in answers] == marked
     assert ("nobody judged them" in page) == ("nobody judged them" in markdown) == (right == (None, None))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "tone"), [(1.2, 1.4, ""), (0.9, 1.1, "unclear"), (1.0, 1.4, "unclear"), (0.4, 0.5, "bad")]
+)
+def test_only_a_speed_up_beyond_the_noise_is_shown_as_one(low: float, high: float, tone: str) -> None:
+    timed = [m if m.variant == "dense" else replace(m, speedup_low=low, speedup_high=high) for m in DATA.measurements]
+    data = replace(DATA, measurements=timed)
+    place = [column.title for column in results_table(data).columns].index("prefill speed-up")
+    dense, *others = (row.cells[place] for row in results_table(data).rows)
+    assert dense.tone == "" and all(cell.tone == tone for cell in others)
+    [figure] = [one for one in key_figures(data) if one.label == "prefill speed-up, measured"]
+    assert figure.tone == tone
+    page = render_report(data)
+    assert (f'<div class="card {tone}">' in page, f'<td class="{tone}">' in page) == (bool(tone), bool(tone))
+    spent = [replace(one, speedup_low=low, speedup_high=high) for one in STUDY.facts.generation_speeds]
+    generated = [row.cells[4] for row in speeds_table(with_facts(data, generation_speeds=tuple(spent))).rows]
+    assert all(cell.tone == tone for cell in generated)
 
 
 def test_titles_of_routers_say_which_one_the_selected_point_keeps() -> None:

@@ -1,0 +1,88 @@
+"""What is drawn of trials is told from the page, light or dark: the contrast of graphics in WCAG 2.2 is 3 to 1."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+import plotly.graph_objects as go
+import pytest
+
+from dashboards.analysis.trials import Found
+from dashboards.figures import PROPOSER_COLOURS, front_figure, proposers_figure
+from dashboards.figures.appearance import _OTHER_PROPOSERS, VARIANT_COLOURS, darkened, proposer_colour
+from studies import Trial, TrialState
+from studies.records.trial_columns import columns_of
+from tests.dashboards import records
+
+# Names without a colour of their own get each of the others.
+STRANGERS = [next(name for name in map(str, range(99)) if proposer_colour(name) == one) for one in _OTHER_PROPOSERS]
+PROPOSERS = [*PROPOSER_COLOURS, *STRANGERS]
+LEAST = 3.0
+
+
+def channels(colour: str) -> list[float]:
+    return [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+
+
+def luminance(rgb: list[float]) -> float:
+    linear = [one / 12.92 if one <= 0.04045 else ((one + 0.055) / 1.055) ** 2.4 for one in rgb]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(colour: str, page: str, opacity: float = 1.0) -> float:
+    blended = [
+        opacity * own + (1 - opacity) * behind for own, behind in zip(channels(colour), channels(page), strict=True)
+    ]
+    low, high = sorted([luminance(blended), luminance(channels(page))])
+    return (high + 0.05) / (low + 0.05)
+
+
+def drawn(figure: go.Figure) -> Iterator[tuple[str, str, float]]:
+    """Name, colour and opacity of every mark."""
+    for trace in figure.data:
+        colours = trace.marker.color
+        for colour in [colours] if isinstance(colours, str) else colours or ():
+            yield trace.name, colour, trace.marker.opacity or 1.0
+
+
+@pytest.fixture(scope="module")
+def found() -> Found:
+    trials = [
+        Trial(
+            number=number,
+            schedule=(0.05 * (number % 19), 0.0),
+            values=(0.001 * 1.5**number if number else 1e-9, 10.0 + number),
+            state=TrialState.FINISHED,
+            fidelity=1.0,
+            proposer=PROPOSERS[number % len(PROPOSERS)],
+            seconds=1.0,
+            finished_at=records.BEGAN + timedelta(seconds=number),
+        )
+        for number in range(2 * len(PROPOSERS))
+    ]
+    return Found(columns_of(trials, 2), ("kl", "latency_ms"))
+
+
+@pytest.mark.parametrize("standalone", [False, True])
+def test_trials_of_every_proposer_are_seen_on_a_dark_page(found: Found, standalone: bool) -> None:
+    figure = darkened(front_figure(found, selected=3, standalone=standalone, measurements=records.measurements()))
+    page = figure.layout.template.layout.paper_bgcolor
+    marks = list(drawn(figure))
+    assert {name for name, _, _ in marks} >= {f"by {name}" for name in PROPOSERS if name != PROPOSERS[0]}
+    faint = {mark: contrast(*mark[1:2], page, mark[2]) for mark in marks}
+    assert min(faint.values()) >= LEAST, min(faint, key=lambda mark: faint[mark])
+    for _, colour, _ in drawn(darkened(proposers_figure(found))):
+        assert contrast(colour, page) >= LEAST
+
+
+def test_proposers_keep_different_colours_on_a_dark_page(found: Found) -> None:
+    light, dark = proposers_figure(found), darkened(proposers_figure(found))
+    colours = [{trace.name: trace.marker.color for trace in figure.data if trace.name} for figure in (light, dark)]
+    assert len(set(colours[0].values())) == len(set(colours[1].values()))
+
+
+def test_a_contrast_is_that_of_wcag() -> None:
+    assert contrast("#000000", "#ffffff") == pytest.approx(21.0)
+    assert contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.01)
+    assert contrast(VARIANT_COLOURS["static"], "#ffffff", 0.0) == pytest.approx(1.0)

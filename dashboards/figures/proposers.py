@@ -48,7 +48,7 @@ def proposers_figure(found: Found) -> go.Figure:
             width=widths.tolist(),
             name=shown,
             marker={"color": colour, "line": {"width": 0}},
-            hovertemplate=f"{shown}: %{{y:.0f}} %<extra></extra>",
+            hovertemplate=f"{shown}: %{{y:.0f}} % of the trials<extra></extra>",
             row=1,
             col=1,
         )

@@ -49,14 +49,14 @@ def workers_figure(found: Found, workers: int | None = None) -> go.Figure:
         row=1,
         col=1,
     )
-    for col, values in ((1, evaluations), (2, rate)):
+    for col, values, unit in ((1, evaluations, "evaluations at a time"), (2, rate, "trials per second")):
         figure.add_scatter(
             x=at.tolist(),
             y=values.tolist(),
             mode="lines",
             line={"color": _COLOUR, "width": 1.5},
             fill="tozeroy",
-            hovertemplate="%{x:.4~g} s: %{y:.3~g}<extra></extra>",
+            hovertemplate=f"%{{x:.4~g}} s: %{{y:.3~g}} {unit}<extra></extra>",
             row=2,
             col=col,
         )

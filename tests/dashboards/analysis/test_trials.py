@@ -191,6 +191,20 @@ def test_the_figure_of_busy_workers_has_a_row_for_each(watched: Found) -> None:
     assert figure.layout.yaxis.type == "category" and figure.layout.yaxis2.rangemode == "tozero"
 
 
+def test_hover_labels_carry_units(watched: Found) -> None:
+    units = {
+        workers_figure: ["busy for", "evaluations at a time", "trials per second"],
+        proposers_figure: ["% of the trials", "log nats × ms in"],
+        growth_figure: ["log nats × ms"],
+        front_figure: ["nats per token", "ms"],
+    }
+    for draw, expected in units.items():
+        said = [one.hovertemplate for one in draw(watched).data if one.hovertemplate]
+        texts = [text for one in said for text in ([one] if isinstance(one, str) else one)]
+        assert all(any(unit in text for text in texts) for unit in expected)
+        assert all(any(unit in text for unit in expected) for text in texts)
+
+
 def test_points_of_the_front_say_what_they_were_made_from(watched: Found) -> None:
     [line] = [trace for trace in front_figure(watched, "latency_ms", "kl").data if trace.name == "front"]
     made = {number: watched.columns.parents_of(watched.columns.place(number)) for number in line.customdata}

@@ -66,6 +66,8 @@ class Exploring:
         """The figure, the trial beside it, and what is below."""
         typed = _TRIAL.of(asked)
         number = int(typed) if typed.isdecimal() and len(typed) <= _LONGEST else None
+        # A store that is given nothing tells as it appears that this is new.
+        known = {} if number is None else {"data": number}
         return html.Div(
             [
                 html.Div(
@@ -77,8 +79,8 @@ class Exploring:
                 ),
                 html.Div(id="exports", className="acts"),
                 html.Div(id="measured"),
-                dcc.Store(id="selected", data=number),
-                dcc.Store(id="pointed", data=number),
+                dcc.Store(id="selected", **known),
+                dcc.Store(id="pointed", **known),
                 dcc.Store(id="walked"),
                 dcc.Store(id="zoom"),
             ]

@@ -67,7 +67,7 @@ class Exploring:
         typed = _TRIAL.of(asked)
         number = int(typed) if typed.isdecimal() and len(typed) <= _LONGEST else None
         # A store that is given nothing tells as it appears that this is new.
-        known = {} if number is None else {"data": number}
+        known: dict[str, Any] = {} if number is None else {"data": number}
         return html.Div(
             [
                 html.Div(

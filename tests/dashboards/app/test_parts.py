@@ -47,7 +47,7 @@ def test_the_front_of_a_page_marks_what_its_verdict_is_about(found: Found) -> No
     chosen = marks[f"selected: trial {number}"]
     assert list(chosen.x) == [records.TRIALS[number].values[1]] and list(chosen.customdata) == [number]
     assert list(marks["dense schedule"].customdata) == [0] and "dense" in marks["dense schedule"].text
-    assert "open" in marks["dense schedule"].marker.symbol and "open" in chosen.marker.symbol
+    assert "open" in str(marks["dense schedule"].marker.symbol) and "open" in str(chosen.marker.symbol)
     # A page without it still has the others; a figure that stands alone says what is selected in its own way.
     assert {"dense schedule"} <= {trace.name for trace in front_figure(found, "latency_ms", "kl").data}
     alone = front_figure(found, "latency_ms", "kl", chosen=number, standalone=True)

@@ -295,7 +295,7 @@ def test_only_wrong_choices_are_marked_of_the_dense_model_too(
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "tone"), [(1.2, 1.4, ""), (0.9, 1.1, "unclear"), (1.0, 1.4, "unclear"), (0.4, 0.5, "bad")]
+    ("low", "high", "tone"), [(1.2, 1.4, ""), (0.9, 1.1, "unclear"), (1.0, 1.2, "unclear"), (0.4, 0.5, "bad")]
 )
 def test_only_a_speed_up_beyond_the_noise_is_shown_as_one(low: float, high: float, tone: str) -> None:
     timed = [m if m.variant == "dense" else replace(m, speedup_low=low, speedup_high=high) for m in DATA.measurements]

@@ -177,7 +177,7 @@ BAD: list[tuple[list[str], int, str]] = [
     (["run", "--name", "a/b"], 2, "without slashes"),
     (["run", "--name", "-x"], 2, "dash"),
     (["run", "--name", "a\tb"], 2, "printable"),
-    (["run", "--name", "x" * 201], 2, "200 bytes"),
+    (["run", "--name", "x" * 201], 2, "expected at most 200 characters"),
     (["run", "--out", "empty.jsonl"], 2, "empty.jsonl is a file"),
     (["run", "--out", "empty.jsonl/deeper"], 2, "empty.jsonl is a file"),
     (["run", "--out", "taken"], 1, "taken/model holds a 'llama' model that is not a pruned one"),

@@ -275,6 +275,7 @@ def test_zoom_stays_while_a_study_runs(chromium: Browser, address: str, store: S
     with opened(chromium, address, "zoomed") as page:
         page.goto("/study/made%20up")
         page.wait_for_selector(f"{FRONT} .main-svg")
+        page.locator(FRONT).scroll_into_view_if_needed()
         box = page.locator(f"{FRONT} .nsewdrag").bounding_box()
         assert box is not None
         page.mouse.move(box["x"] + 0.3 * box["width"], box["y"] + 0.3 * box["height"])

@@ -58,7 +58,7 @@ def test_a_study_is_run_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     after = search.load("one").record
     assert (after.state, after.chosen_trial) == (before.state, before.chosen_trial)
     # Somebody may select another trial than the rules do, which is tested and exported then.
-    other = next(number for number in search.load("one").front().number if number != before.chosen_trial)
+    other = next(int(number) for number in search.load("one").front().index if number != before.chosen_trial)
     with pytest.raises(search.ConfigError, match="a new study has none yet"):
         search.run("two", quiet=True, select_trial=other, **SMALL)
     assert search.resume("one", quiet=True, select_trial=other).best().number == other

@@ -175,12 +175,13 @@ def measure(
         if study.state is not StudyState.FINISHED:
             raise ConfigError(
                 f"Study {name!r} is {study.state.value}: measure trials of one that has finished; "
-                f"`{resume_command(name, storage)}` goes on with it."
+                f"`{resume_command(repr(store), name)}` goes on with it."
             )
-        known = RunConfig.stored(study.config).also_measure
-        asked = {"select_trial": trial[0]} if select else {}
-        also = {"also_measure": tuple(dict.fromkeys((*known, *trial)))}
-        resume(name, {**settings, **asked, **also}, storage=storage, track=track, quiet=quiet, as_json=as_json)
+    known = RunConfig.stored(study.config).also_measure
+    asked: dict[str, Any] = {"also_measure": tuple(dict.fromkeys((*known, *trial)))}
+    if select:
+        asked["select_trial"] = trial[0]
+    resume(name, {**settings, **asked}, storage=storage, track=track, quiet=quiet, as_json=as_json)
 
 
 def distill(

@@ -11,6 +11,7 @@ from typing import Any
 
 from search.config.file import PATHS, anchored
 from search.config.run_config import OF_NEW_STUDIES, RunConfig, suggestion
+from search.config.study_name import normalised
 from search.config.yaml_file import Key, YamlFile, read_yaml
 from search.errors import ConfigError
 from studies.records.target import TargetKind
@@ -127,6 +128,7 @@ class _Part:
 
 def _study(name: str, model: str, config: RunConfig) -> PlannedStudy:
     """A study whose files go to a folder of its own in that of the sweep, if it has one."""
+    name = normalised(name)
     if config.out is not None:
         config = config.model_copy(update={"out": str(Path(config.out) / name)})
     return PlannedStudy(name, model, config)

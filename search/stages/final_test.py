@@ -52,7 +52,9 @@ def select_candidate(study: OpenStudy) -> None:
             cost = "flops" if cost == "latency_ms" else cost
             by = "FLOPs, as" if cost != config.cost else f"{by}, though"
             by += " the machine was busy when latency was profiled, too"
-        said = f"{clock.sentence.removesuffix('.')}; selected by {by}. "
+        # Nothing is selected by figures where somebody asks for a trial.
+        chose = f"; selected by {by}" if config.select_trial == "auto" else ""
+        said = f"{clock.sentence.removesuffix('.')}{chose}. "
     selection = select(
         [one for one in measured if one.variant == "candidate"],
         next(one for one in measured if one.variant == "dense"),

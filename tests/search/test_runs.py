@@ -21,6 +21,7 @@ from search.cli.tables import in_short, print_results
 from search.config.run_config import RESUMABLE
 from search.stages.export import export_study
 from studies import StudyExistsError, StudyNotFoundError, StudyStore
+from tests.search.command import run_here
 
 SMALL = {
     "cost": "flops",
@@ -40,7 +41,9 @@ SMALL = {
 
 
 @pytest.mark.timeout(600)
-def test_a_study_is_run_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_study_is_run_and_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     study = search.run("one", quiet=True, out=Path("results"), **SMALL)
     assert study.name == "one" and len(study.trials()) == 24 and len(study.front()) >= 1
@@ -61,7 +64,9 @@ def test_a_study_is_run_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     other = next(int(number) for number in search.load("one").front().index if number != before.chosen_trial)
     with pytest.raises(search.ConfigError, match="a new study has none yet"):
         search.run("two", quiet=True, select_trial=other, **SMALL)
-    assert search.resume("one", quiet=True, select_trial=other).best().number == other
+    asked = ("--trial", str(other), "--select", "--quiet", "--json")
+    assert run_here(monkeypatch, capsys, tmp_path, "measure", "one", *asked).code == 0
+    assert search.load("one").best().number == other
     written = json.loads((tmp_path / "results/model/schedule.json").read_text())
     assert written["trial"] == other and "was asked for" in (tmp_path / "results/report.md").read_text()
     with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:

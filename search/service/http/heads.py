@@ -29,4 +29,5 @@ class HeadsOfGets:
         with anyio.CancelScope() as answering:
             await self._app(asked, receive, send_head)
         # For the metrics.
-        scope.update({key: asked[key] for key in ("route",) if key in asked})
+        if "route" in asked:
+            scope["route"] = asked["route"]

@@ -95,6 +95,11 @@ def test_names_hold_what_the_file_lists_and_no_more(write: Write) -> None:
     ]
 
 
+def test_names_and_folders_are_normalised_as_those_of_other_new_studies(write: Write) -> None:
+    sweep = read_sweep(write("name: mu\u0308ller\nseeds: 1\nbase: {out: results}\n"))
+    assert names(sweep) == ["m\u00fcller-s0"] and Path(sweep.studies[0].config.out or "").name == "m\u00fcller-s0"
+
+
 def test_files_of_a_study_go_to_a_folder_of_its_own(write: Write, tmp_path: Path) -> None:
     sweep = read_sweep(write("seeds: 2\nbase: {out: results}\n"))
     assert sweep.folder == tmp_path / "results"

@@ -27,6 +27,17 @@ from dashboards.figures.appearance import (
     variant_marker,
 )
 from dashboards.figures.marks import hover, made_from
+from dashboards.figures.trial_points import (
+    better,
+    lower_places,
+    lower_symbols,
+    points,
+    set_titles,
+    stairs,
+    templates,
+    title_of,
+    within,
+)
 from studies import Measurement, TrialState
 from studies.records.objectives import COSTS, objective
 from studies.records.trial_columns import STATES
@@ -89,7 +100,7 @@ def front_figure(
     floor = None if scale is None else scale.floor
     drawn, hollow = (found.representatives(x, y, places, x_range, y_range, floor) for places in (comparable, hollow))
     dominated = np.setdiff1d(drawn, front)
-    lower = _lower(found, y, np.concatenate([dominated, hollow]), scale)
+    lower = lower_places(found, y, np.concatenate([dominated, hollow]), scale)
     figure = go.Figure(_ring(found, x, y, selected, scale, named=standalone))
     n_points = len(dominated) + len(hollow)
     for number, proposer in enumerate(found.columns.proposers):
@@ -153,7 +164,7 @@ def front_figure(
         ends = upwards.shown(np.array(y_range))
         ends = ends if scale is None else np.log10(np.maximum(ends, 1e-12))
         figure.update_yaxes(range=ends.tolist(), autorange=False)
-    n_lower = len(_lower(found, y, np.union1d(np.union1d(drawn, front), hollow), scale))
+    n_lower = len(lower_places(found, y, np.union1d(np.union1d(drawn, front), hollow), scale))
     subtitle = "<br>".join(
         [
             _counts(found, len(comparable), len(front)),
@@ -168,78 +179,6 @@ def ring_position(found: Found, x: str, y: str, selected: int | None) -> tuple[l
     """The place of the ring around a selected trial; none without one, or where it does not know both quantities."""
     ring = _ring(found, x, y, selected, _scale(found, x, y, found.drawable(x, y)))
     return list(ring.x), list(ring.y)
-
-
-def title_of(across: Axis, upwards: Axis) -> str:
-    """The title of a figure of two quantities."""
-    return f"{upwards.title[:1].upper()}{upwards.title[1:]} against {across.title}"
-
-
-def better(across: Axis, upwards: Axis) -> str:
-    """The direction in which points of a figure are better."""
-    towards = ("up" if upwards.higher_is_better else "down", "right" if across.higher_is_better else "left")
-    return f"better: {' and '.join(towards)}"
-
-
-def stairs(across: Axis) -> str:
-    """The shape of a line along a front, which claims nothing between two trials."""
-    return "vh" if across.higher_is_better else "hv"
-
-
-def points(found: Found, places: Places, across: Axis, upwards: Axis, scale: LogScale | None) -> dict[str, Floats]:
-    """Coordinates of trials; what a logarithmic scale cannot show stands on its rail."""
-    heights = upwards.shown(found.values(upwards.name)[places])
-    return {
-        "x": across.shown(found.values(across.name)[places]),
-        "y": heights if scale is None else scale.drawn(heights),
-    }
-
-
-def lower_symbols(
-    found: Found, places: Places, upwards: Axis, scale: LogScale | None, symbol: str = "circle"
-) -> str | list[str]:
-    """The symbol of each trial, which is another one where a logarithmic scale cannot show it."""
-    lower = _lower(found, upwards.name, places, scale)
-    return ["triangle-down" if one else symbol for one in np.isin(places, lower)] if len(lower) else symbol
-
-
-def templates(
-    found: Found, places: Places, across: Axis, upwards: Axis, what: str, scale: LogScale | None, more: str = ""
-) -> str | list[str]:
-    """The hover label of trials, whose number is their custom data: one for all, unless the scale cannot show some."""
-    said = _template(across, upwards, what, found.uncertainty, more)
-    lower = set(_lower(found, upwards.name, places, scale).tolist())
-    if not lower:
-        return said
-    values = found.values(upwards.name)
-    return [
-        _template(across, upwards, what, found.uncertainty, more, float(values[place])) if place in lower else said
-        for place in places.tolist()
-    ]
-
-
-def _template(
-    across: Axis, upwards: Axis, what: str, uncertainty: float | None, more: str, lower: float | None = None
-) -> str:
-    """The hover label of a trial; `lower` is its true value upwards where it is drawn at another height."""
-
-    def value(axis: Axis, letter: str) -> str:
-        shown = f"{axis.title} %{{{letter}:{'.1%' if axis.is_share else '.4g'}}} {axis.unit}".rstrip()
-        return shown + _within(axis, uncertainty)
-
-    height = value(upwards, "y") if lower is None else f"{upwards.title} {upwards.text(lower)}, below the scale"
-    return f"<b>trial %{{customdata}}</b>, {what}<br>{height}<br>{value(across, 'x')}{more}<extra></extra>"
-
-
-def _within(axis: Axis, uncertainty: float | None) -> str:
-    """Uncertainty of a quantity, in words: latencies of trials are predicted."""
-    return "" if uncertainty is None or axis.name != "latency_ms" else f" ± {uncertainty:.0%}"
-
-
-def set_titles(figure: go.Figure, across: Axis, upwards: Axis) -> None:
-    """Give the axes of a figure their titles, and shares their form."""
-    for update, axis in ((figure.update_xaxes, across), (figure.update_yaxes, upwards)):
-        update(title=axis.heading, **({"tickformat": ".0%"} if axis.is_share else {}))
 
 
 def _counts(found: Found, n_comparable: int, n_front: int) -> str:
@@ -292,11 +231,6 @@ def _scale(found: Found, x: str, y: str, places: Places | None = None, tested: S
     )
 
 
-def _lower(found: Found, y: str, places: Places, scale: LogScale | None) -> Places:
-    """Places of the trials that a logarithmic scale cannot show."""
-    return places[:0] if scale is None else places[scale.lower(found.values(y)[places])]
-
-
 def _labels(
     found: Found,
     places: Places,
@@ -328,7 +262,7 @@ def _details(found: Found, place: int, others: Mapping[Axis, Floats], proposed: 
     """The lines of a trial's label below the two quantities that it is drawn against."""
     columns = found.columns
     costs = [
-        f"{axis.title} {axis.text(float(own[place]))}{_within(axis, found.uncertainty)}"
+        f"{axis.title} {axis.text(float(own[place]))}{within(axis, found.uncertainty)}"
         for axis, own in others.items()
         if np.isfinite(own[place])
     ]

@@ -10,7 +10,8 @@ import plotly.graph_objects as go
 from dashboards.analysis.axes import Axis
 from dashboards.analysis.trials import Found
 from dashboards.figures.appearance import LogScale, empty_figure, plain_text, styled
-from dashboards.figures.front import FRONT_PX, better, lower_symbols, points, set_titles, stairs, templates, title_of
+from dashboards.figures.front import FRONT_PX
+from dashboards.figures.trial_points import better, lower_symbols, points, set_titles, stairs, templates, title_of
 
 # Okabe and Ito's palette, with another mark for each study.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#999933")

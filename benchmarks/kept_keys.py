@@ -1,4 +1,4 @@
-"""Claim: a search need not choose for each block whether the tokens that skip it keep their keys and values there.
+"""What a search could gain by choosing for each block whether tokens that skip it keep their keys and values there.
 
 Plateaus over late blocks, both halves, static router, rank-32 maps for what is skipped: tokens keep keys and values in
 all of these blocks, in all but the last ones, from which they do not come back, or in none. All save the same FLOPs:

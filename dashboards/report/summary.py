@@ -106,7 +106,10 @@ def _ends(m: Measurement) -> str:
 def _router(m: Measurement, data: ReportData) -> str:
     """The router of a measurement, for a sentence."""
     name = data.router_name(m)
-    return "static router" if name == "static" else f"router of {name}"
+    if name == "static":
+        return "static router"
+    # Of a training that says nothing of itself, the number is its title.
+    return name if name.startswith("router ") else f"router of {name}"
 
 
 def _no_front(trials: Sequence[Trial]) -> str:

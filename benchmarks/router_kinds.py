@@ -43,7 +43,6 @@ from ftp_core.routers import (
     ScoringRouter,
     StaticRouter,
 )
-from ftp_core.routers.protocol import scored_once
 from ftp_core.schedule import DEFAULT_STEP, MAX_SPARSITY, SparsitySchedule
 from ftp_core.skipping.substitutes import give_substitutes
 from ftp_core.training.distillation import distill
@@ -250,12 +249,8 @@ def main():
     counter, rows = FlopsCounter(model), []
     dense_flops = counter.count(dense, args.batch, args.length).total
     for (kind, (router, seconds)), times_ms in zip(found.items(), times[1:], strict=True):
-        costs = {
-            "window": router.window,
-            "reads_hidden": router.reads_hidden,
-            "scored_once": scored_once(router),
-        }
-        flops, speedup = counter.count(schedule, args.batch, args.length, **costs), paired_speedup(times[0], times_ms)
+        flops = counter.count(schedule, args.batch, args.length, router=router)
+        speedup = paired_speedup(times[0], times_ms)
         ratio, low, high = kl_ratio(qualities[kind], qualities["static"], args.seed)
         n_tokens = sum(item.n_tokens for item in qualities[kind])
         is_trained = kind in TRAINED and isinstance(router, ScoringRouter)

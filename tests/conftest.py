@@ -18,6 +18,7 @@ os.environ.update(
 
 import random
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,6 +39,13 @@ hypothesis.settings.load_profile("ftp")
 
 # Programs that go by several names.
 ALIASES = {"chromium": ("chromium", "chromium-browser", "google-chrome")}
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Stress tests begin no later than at FTP_STRESS_UNTIL, in seconds since the epoch: a check on a slow machine has an end too."""
+    until = os.environ.get("FTP_STRESS_UNTIL")
+    if until and item.get_closest_marker("slow") and time.time() > float(until):
+        pytest.skip("no time was left for this stress test on this machine: run make slow")
 
 
 @pytest.fixture(autouse=True)

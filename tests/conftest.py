@@ -42,7 +42,7 @@ ALIASES = {"chromium": ("chromium", "chromium-browser", "google-chrome")}
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Stress tests begin no later than at FTP_STRESS_UNTIL, in seconds since the epoch: a check on a slow machine has an end too."""
+    """Stress tests begin no later than FTP_STRESS_UNTIL, in seconds since the epoch: checks on slow machines end."""
     until = os.environ.get("FTP_STRESS_UNTIL")
     if until and item.get_closest_marker("slow") and time.time() > float(until):
         pytest.skip("no time was left for this stress test on this machine: run make slow")

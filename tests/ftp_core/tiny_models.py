@@ -6,7 +6,9 @@ from collections.abc import Collection, Sequence
 from functools import cache
 from typing import TypeVar
 
+import pytest
 import torch
+from _pytest.mark import ParameterSet
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from ftp_core.skipping.families import family_of
@@ -180,13 +182,28 @@ KINDS = ("llama", "mistral-sliding", "gemma3_text", "gpt_neox", "qwen3_moe", "gp
 V = TypeVar("V")
 
 
-def crossed(names: Collection[str], variants: Sequence[V]) -> list[tuple[str, V]]:
+def in_turns(names: Collection[str], variants: Sequence[V]) -> list[tuple[str, V]]:
     """Families of different kinds in all variants, and every other one in one of them, by turns."""
     others = [name for name in names if name not in KINDS]
     return [
         *((name, variant) for name in names if name in KINDS for variant in variants),
         *((name, variants[turn % len(variants)]) for turn, name in enumerate(others)),
     ]
+
+
+def _quick(name: str) -> tuple[pytest.MarkDecorator, ...]:
+    """A family of the same kind as another one is for stress tests."""
+    return () if name in KINDS or name in LENGTH_DEPENDENT else (pytest.mark.slow,)
+
+
+def crossed(names: Collection[str], variants: Sequence[V]) -> list[ParameterSet]:
+    """Families and variants as of `in_turns`, where those of the same kind as another one are stress tests."""
+    return [pytest.param(name, variant, marks=_quick(name)) for name, variant in in_turns(names, variants)]
+
+
+def each(names: Collection[str]) -> list[ParameterSet]:
+    """All families, of which those of the same kind as another one are stress tests."""
+    return [pytest.param(name, marks=_quick(name)) for name in names]
 
 
 @cache

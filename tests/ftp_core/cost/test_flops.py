@@ -36,7 +36,7 @@ from ftp_core.schedule import BlockSparsity, SparsitySchedule
 from ftp_core.skipping.families import Family, family_of, register_family
 from ftp_core.skipping.skipping_model import SkippingModel
 from tests.ftp_core.made_up_routers import random_router
-from tests.ftp_core.tiny_models import CONFIGS, N_BLOCKS, crossed, fresh_tiny, tiny
+from tests.ftp_core.tiny_models import CONFIGS, N_BLOCKS, crossed, each, fresh_tiny, tiny
 
 schedules = st.lists(st.integers(0, 19), min_size=N_BLOCKS, max_size=N_BLOCKS).map(SparsitySchedule.from_grid_indices)
 MIXED = SparsitySchedule([0.3, 0.0, 0.6])
@@ -94,7 +94,7 @@ def counted_within(counter: FlopCounterMode, *children: str) -> tuple[int, int]:
     return weights, activations
 
 
-@pytest.mark.parametrize("name", list(CONFIGS))
+@pytest.mark.parametrize("name", each(CONFIGS))
 @settings(max_examples=3)
 @given(schedule=schedules, batch=st.integers(1, 3), length=st.integers(1, 70), window=st.sampled_from([0, 0, 4, 32]))
 def test_a_prefill_costs_what_torch_counts(
@@ -107,7 +107,7 @@ def test_a_prefill_costs_what_torch_counts(
     assert found.total == pytest.approx(counter.get_total_flops(), rel=0.01)
 
 
-@pytest.mark.parametrize("name", ABLE)
+@pytest.mark.parametrize("name", each(ABLE))
 @settings(max_examples=3)
 @given(
     schedule=half_schedules, batch=st.integers(1, 3), length=st.integers(1, 70), window=st.sampled_from([0, 0, 4, 32])
@@ -213,7 +213,7 @@ def test_skipping_costs_less_and_the_router_is_charged_for() -> None:
     assert many > few > 0
 
 
-@pytest.mark.parametrize("name", list(CONFIGS))
+@pytest.mark.parametrize("name", each(CONFIGS))
 @settings(max_examples=10)
 @given(schedule=schedules | half_schedules, length=st.integers(1, 70), new_tokens=st.integers(0, 20))
 def test_blocks_add_up_to_the_model(name: str, schedule: SparsitySchedule, length: int, new_tokens: int) -> None:

@@ -22,7 +22,7 @@ from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.families import family_of
 from ftp_core.skipping.skipping_model import SkippingModel
 from tests.ftp_core.made_up_routers import random_router
-from tests.ftp_core.tiny_models import CONFIGS, CONTEXT, N_BLOCKS, crossed, fresh_tiny, tiny
+from tests.ftp_core.tiny_models import CONFIGS, CONTEXT, N_BLOCKS, crossed, each, fresh_tiny, tiny
 
 schedules = st.lists(st.integers(0, 19), min_size=N_BLOCKS, max_size=N_BLOCKS).map(SparsitySchedule.from_grid_indices)
 MIXED = SparsitySchedule([0.3, 0.0, 0.6])
@@ -50,7 +50,7 @@ def medium() -> SkippingModel:
     return SkippingModel(LlamaForCausalLM(config))
 
 
-@pytest.mark.parametrize("name", list(CONFIGS))
+@pytest.mark.parametrize("name", each(CONFIGS))
 @settings(max_examples=3)
 @given(
     schedule=schedules.filter(any), batch=st.integers(1, 3), length=st.integers(1, 90), new_tokens=st.integers(0, 30)
@@ -68,7 +68,7 @@ def test_kv_bytes_are_those_that_the_cache_reports(
     assert kv_bytes(model, schedule, batch, length, new_tokens) == cache.kv_bytes()
 
 
-@pytest.mark.parametrize("name", ABLE)
+@pytest.mark.parametrize("name", each(ABLE))
 @settings(max_examples=3)
 @given(schedule=half_schedules, batch=st.integers(1, 3), length=st.integers(1, 90), new_tokens=st.integers(0, 30))
 def test_kv_bytes_are_those_of_all_tokens_where_keys_are_kept(

@@ -25,7 +25,7 @@ from ftp_core.text.encoding import PromptBatch
 from ftp_core.training.calibration import calibrate_thresholds
 from tests.ftp_core.made_up_routers import random_router
 from tests.ftp_core.slow_reference import slow_decoded_logits, slow_logits
-from tests.ftp_core.tiny_models import CONFIGS, CONTEXT, N_BLOCKS, crossed, fresh_tiny, tiny
+from tests.ftp_core.tiny_models import CONFIGS, CONTEXT, N_BLOCKS, crossed, fresh_tiny, in_turns, tiny
 
 TOLERANCE = {"atol": 5e-4, "rtol": 1e-3}
 tokens = st.lists(st.integers(3, 49), min_size=1, max_size=24)
@@ -47,7 +47,7 @@ def padded(rows: list[list[int]], side: str) -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
 
 
-@pytest.mark.parametrize(("name", "kind"), crossed(CONFIGS, ["static", "dynamic"]))
+@pytest.mark.parametrize(("name", "kind"), in_turns(CONFIGS, ["static", "dynamic"]))
 @settings(max_examples=6)
 @given(
     rows=st.lists(st.tuples(tokens, st.lists(st.integers(3, 49), max_size=4)), min_size=1, max_size=3),

@@ -22,7 +22,7 @@ from ftp_core.routers.state import RoutingState
 from ftp_core.schedule import SparsitySchedule
 from tests.ftp_core.made_up_routers import random_router
 from tests.ftp_core.model.test_causal_lm import MIXED, router_of
-from tests.ftp_core.tiny_models import CONFIGS, fresh_tiny, tiny
+from tests.ftp_core.tiny_models import CONFIGS, each, fresh_tiny, tiny
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2"])
@@ -314,7 +314,7 @@ def test_a_model_that_is_not_pruned_is_refused_by_name(tmp_path: Path) -> None:
         FTPForCausalLM.from_pretrained(tmp_path)
 
 
-@pytest.mark.parametrize("name", list(CONFIGS))
+@pytest.mark.parametrize("name", each(CONFIGS))
 def test_an_identity_is_of_the_model_and_not_of_its_precision(name: str) -> None:
     published = fresh_tiny(name).to(torch.bfloat16)
     identity = model_identity(published)

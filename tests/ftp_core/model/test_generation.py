@@ -16,7 +16,7 @@ from ftp_core.routers import RandomRouter, Router, StaticRouter
 from ftp_core.skipping.cache import FTPCache
 from tests.ftp_core.made_up_routers import random_router
 from tests.ftp_core.model.test_causal_lm import MIXED, TOLERANCE, padded
-from tests.ftp_core.tiny_models import CONFIGS, LENGTH_DEPENDENT, N_BLOCKS, ORIGINAL_CONTEXT, fresh_tiny, tiny
+from tests.ftp_core.tiny_models import CONFIGS, LENGTH_DEPENDENT, N_BLOCKS, ORIGINAL_CONTEXT, each, fresh_tiny, tiny
 
 FAMILIES = ["llama", "mistral-sliding", "gemma3_text", "gpt2"]
 
@@ -226,7 +226,7 @@ def test_a_cache_is_filled_anew_where_frequencies_change(decode_sparsity: float)
 
 
 @pytest.mark.parametrize("options", [{"cache_implementation": "static"}, {"prefill_chunk_size": 5}], ids=str)
-@pytest.mark.parametrize("name", [*CONFIGS, *LENGTH_DEPENDENT])
+@pytest.mark.parametrize("name", each([*CONFIGS, *LENGTH_DEPENDENT]))
 def test_a_schedule_of_zeros_takes_every_cache_and_pass_that_the_dense_model_takes(
     name: str, options: dict[str, object]
 ) -> None:

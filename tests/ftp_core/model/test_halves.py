@@ -31,7 +31,7 @@ from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.text.encoding import PromptBatch
 from ftp_core.training.calibration import calibrate_thresholds
 from tests.ftp_core.slow_reference import slow_logits
-from tests.ftp_core.tiny_models import CONFIGS, N_BLOCKS, VOCABULARY, fresh_tiny, tiny
+from tests.ftp_core.tiny_models import CONFIGS, N_BLOCKS, VOCABULARY, each, fresh_tiny, tiny
 
 ABLE = [name for name in CONFIGS if family_of(tiny(name).config).halves is not None]
 HALVES = SparsitySchedule.of_halves([0.5, 0.3, 0.6], [0.3, 0.6, 0.6], [True, False, False])
@@ -70,7 +70,7 @@ def drawn_ids(n_rows: int, length: int) -> Tensor:
     return torch.randint(3, VOCABULARY, (n_rows, length), generator=torch.Generator().manual_seed(n_rows + length))
 
 
-@pytest.mark.parametrize("name", ABLE)
+@pytest.mark.parametrize("name", each(ABLE))
 @settings(max_examples=5)
 @given(
     prompt=st.lists(words, min_size=1, max_size=20),

@@ -21,7 +21,7 @@ from ftp_core.training.distillation_config import DistillationConfig
 from ftp_core.training.gated import TrainingBatch, gated_forward
 from ftp_core.training.teacher import Teacher
 from tests.ftp_core.made_up_routers import random_router
-from tests.ftp_core.tiny_models import CONFIGS, LENGTH_DEPENDENT, N_BLOCKS, crossed, tiny
+from tests.ftp_core.tiny_models import CONFIGS, LENGTH_DEPENDENT, N_BLOCKS, crossed, each, tiny
 
 FAMILIES = [*CONFIGS, *LENGTH_DEPENDENT]
 ROUTERS = ["static", "random", "budget", "threshold"]
@@ -117,7 +117,7 @@ def test_figures_are_those_of_each_row_alone(name: str, kind: str) -> None:
         assert quality.accuracy_norm == pytest.approx(sum(right_norm) / len(right_norm))
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", each(FAMILIES))
 def test_perplexity_of_the_dense_schedule_is_that_of_transformers(name: str) -> None:
     model = double(name)
     nll, n_tokens = 0.0, 0
@@ -132,7 +132,7 @@ def test_perplexity_of_the_dense_schedule_is_that_of_transformers(name: str) -> 
         assert found.perplexity == pytest.approx(math.exp(nll / n_tokens), rel=tolerance(name))
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", each(FAMILIES))
 def test_a_teacher_and_its_pupil_take_each_row_as_if_it_were_alone(name: str) -> None:
     model = SkippingModel(double(name))
     teacher, router = Teacher(model, DistillationConfig()), random_router(1, window=3)
@@ -145,7 +145,7 @@ def test_a_teacher_and_its_pupil_take_each_row_as_if_it_were_alone(name: str) ->
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", each(FAMILIES))
 def test_a_pupil_that_keeps_all_says_what_its_teacher_says(name: str) -> None:
     model = SkippingModel(double(name))
     examples = [*PLAIN, *CHOICES]

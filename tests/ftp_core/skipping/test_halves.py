@@ -18,7 +18,7 @@ from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.text.encoding import IGNORED, ContinuationBatch, EncodedExample, PromptBatch, pad_right
 from tests.ftp_core.made_up_routers import random_router
 from tests.ftp_core.slow_reference import slow_logits
-from tests.ftp_core.tiny_models import CONFIGS, N_BLOCKS, VOCABULARY, crossed, fresh_tiny, tiny
+from tests.ftp_core.tiny_models import CONFIGS, N_BLOCKS, VOCABULARY, fresh_tiny, in_turns, tiny
 
 ABLE = [name for name in CONFIGS if family_of(tiny(name).config).halves is not None]
 shares = st.lists(st.sampled_from([0.0, 0.0, 0.3, 0.55, 0.8, 0.95]), min_size=N_BLOCKS, max_size=N_BLOCKS)
@@ -59,7 +59,7 @@ def check(
         torch.testing.assert_close(found[row, : len(continuation)], wanted, atol=2e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize(("name", "kind"), crossed(ABLE, ["static", "dynamic"]))
+@pytest.mark.parametrize(("name", "kind"), in_turns(ABLE, ["static", "dynamic"]))
 @settings(max_examples=6)
 @given(texts=rows | same_lengths, schedule=schedules)
 def test_halves_equal_a_masked_full_computation(

@@ -20,7 +20,7 @@ from ftp_core.skipping.prefixes import BlockState, PrefixStore
 from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.text.encoding import EncodedExample
 from tests.ftp_core.made_up_routers import random_router
-from tests.ftp_core.tiny_models import CONFIGS, N_BLOCKS, fresh_tiny
+from tests.ftp_core.tiny_models import CONFIGS, N_BLOCKS, each, fresh_tiny
 
 # Prompts of several lengths, answers of one token and of more, items with and without choices; three batches.
 ITEMS = [
@@ -85,7 +85,7 @@ def same_with_reuse(
     return store
 
 
-@pytest.mark.parametrize("family", list(CONFIGS))
+@pytest.mark.parametrize("family", each(CONFIGS))
 @settings(max_examples=4)
 @given(
     sequence=st.lists(schedules, min_size=2, max_size=4), router=st.sampled_from(list(ROUTERS)), choices=st.booleans()

@@ -40,7 +40,7 @@ from ftp_core.training.gated_blocks import gated_halves
 from ftp_core.training.losses import guide_loss, sparsity_loss
 from tests.ftp_core.made_up_routers import random_router
 from tests.ftp_core.slow_reference import slow_logits
-from tests.ftp_core.tiny_models import CONFIGS, N_BLOCKS, VOCABULARY, crossed, fresh_tiny, tiny, with_maps
+from tests.ftp_core.tiny_models import CONFIGS, N_BLOCKS, VOCABULARY, crossed, each, fresh_tiny, tiny, with_maps
 
 ABLE = [name for name in CONFIGS if family_of(tiny(name).config).halves is not None]
 shares = st.lists(st.sampled_from([0.0, 0.0, 0.3, 0.55, 0.8, 0.95]), min_size=N_BLOCKS, max_size=N_BLOCKS)
@@ -196,7 +196,7 @@ def test_recomputed_halves_give_the_same_gradients(name: str) -> None:
         torch.testing.assert_close(one, other)
 
 
-@pytest.mark.parametrize("name", ABLE)
+@pytest.mark.parametrize("name", each(ABLE))
 def test_every_family_trains_halves_in_bfloat16(name: str) -> None:
     model, router = SkippingModel(tiny(name)), for_halves(1)
     with torch.autocast("cpu", torch.bfloat16):

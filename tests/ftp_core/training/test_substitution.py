@@ -18,7 +18,7 @@ from ftp_core.skipping.substitutes import LowRank, give_substitutes
 from ftp_core.text.encoding import EncodedExample
 from ftp_core.training import substitution
 from ftp_core.training.substitution import _Sums, fit_substitutes, n_passes
-from tests.ftp_core.tiny_models import CONFIGS, N_BLOCKS, VOCABULARY, fresh_tiny, tiny
+from tests.ftp_core.tiny_models import CONFIGS, N_BLOCKS, VOCABULARY, each, fresh_tiny, tiny
 
 ABLE = [name for name in CONFIGS if family_of(tiny(name).config).halves is not None]
 
@@ -53,7 +53,7 @@ def test_a_map_is_the_best_of_its_rank(rank: int, n_batches: int, offset: float,
     np.testing.assert_allclose(mapped, expected, atol=2e-2 if offset else 1e-4)
 
 
-@pytest.mark.parametrize("name", ABLE)
+@pytest.mark.parametrize("name", each(ABLE))
 def test_every_family_loses_less_where_maps_stand_in(name: str) -> None:
     model = SkippingModel(fresh_tiny(name))
     examples = of_few_words(drawn(60, longest=30))

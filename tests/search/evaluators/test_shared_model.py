@@ -25,7 +25,7 @@ from search.evaluators.local import LocalEvaluator, ModelSetup
 from search.evaluators.ray_cluster import cluster
 from search.evaluators.ray_pool import RayPool
 from search.evaluators.shared_model import SharedModel
-from tests.ftp_core.tiny_models import CONFIGS, fresh_tiny, tiny
+from tests.ftp_core.tiny_models import CONFIGS, each, fresh_tiny, tiny
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -34,7 +34,7 @@ def tensors(module):
     return {**dict(module.named_parameters(remove_duplicate=False)), **dict(module.named_buffers())}
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", each(CONFIGS))
 def test_a_model_comes_back_bit_by_bit_without_a_copy_of_its_weights(name):
     model = tiny(name)
     shared = SharedModel(model)
@@ -86,7 +86,7 @@ def test_a_model_that_cannot_be_pickled_is_an_error_that_says_so():
 
 @pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="this system has no memory without a file")
 class TestOnOneMachine:
-    @pytest.mark.parametrize("name", CONFIGS)
+    @pytest.mark.parametrize("name", each(CONFIGS))
     def test_a_model_and_its_copies_are_one_memory_and_compute_what_they_did(self, name):
         model, ids = fresh_tiny(name), torch.randint(3, 50, (2, 20))
         before, logits = {key: one.clone() for key, one in tensors(model).items()}, model(ids).logits

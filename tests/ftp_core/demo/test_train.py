@@ -82,6 +82,7 @@ def test_an_answer_is_right_only_if_all_its_tokens_are() -> None:
     assert accuracy == 0.5
 
 
+@pytest.mark.slow
 def test_training_writes_a_model_that_transformers_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

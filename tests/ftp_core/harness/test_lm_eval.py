@@ -175,7 +175,7 @@ def run_lm_eval(
     return result
 
 
-@pytest.mark.parametrize("module", ["lm_eval", "ftp_core.harness"])
+@pytest.mark.parametrize("module", [pytest.param("lm_eval", marks=pytest.mark.slow), "ftp_core.harness"])
 def test_the_command_line_of_lm_eval_measures_the_accuracies_that_quality_measures(
     demo: Demo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str
 ) -> None:

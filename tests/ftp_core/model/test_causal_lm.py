@@ -303,6 +303,7 @@ def test_the_schedule_can_be_switched_without_loading_again() -> None:
         assert torch.equal(pruned(ids).logits, first)
 
 
+@pytest.mark.slow
 def test_compiled_blocks_compute_the_same() -> None:
     pruned = FTPForCausalLM.from_dense(fresh_tiny(), MIXED)
     ids = torch.randint(3, 50, (2, 20))

@@ -68,6 +68,7 @@ def revisions() -> dict[str, dict[str, bytes]]:
     }
 
 
+@pytest.mark.slow
 def test_another_machine_loads_the_commit_that_was_pruned(tmp_path: Path) -> None:
     main, other = str(tmp_path / "main"), str(tmp_path / "other")
     with small_hub({"org/tiny": revisions()}) as hub:

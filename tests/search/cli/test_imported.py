@@ -33,6 +33,7 @@ def optunas(tmp_path: Path) -> None:
     study.ask()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_an_imported_study_is_shown_and_goes_on(run: Run, tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(json.dumps(TINY))

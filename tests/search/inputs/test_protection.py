@@ -254,6 +254,7 @@ def test_no_study_starts_from_one_that_protects_other_tokens() -> None:
             check_search(config, replace(workload, model=workload.model.protecting(0)), store)
 
 
+@pytest.mark.slow
 def test_a_study_protects_the_system_turn_all_the_way(
     chat_model: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -176,6 +176,7 @@ def test_memory_of_training_counts_where_there_is_some(workload: Workload, monke
     assert halves.worker_bytes > whole.worker_bytes
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system does not tell what memory is shared")
 def test_a_search_takes_about_what_was_expected(tmp_path: Path) -> None:
     storage = f"sqlite:///{tmp_path}/s.db"
@@ -216,6 +217,7 @@ print(expected.worker_bytes, own_peak_bytes(model.device) - weights)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system does not tell what memory is shared")
 def test_a_training_takes_about_what_was_expected() -> None:
     done = subprocess.run([sys.executable, "-c", _TRAINS], check=True, capture_output=True, text=True)

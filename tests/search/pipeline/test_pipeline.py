@@ -218,6 +218,7 @@ def test_an_interrupted_study_ends_as_such_even_if_that_cannot_be_written(monkey
         assert store.studies.get("one").state is StudyState.STOPPED
 
 
+@pytest.mark.slow
 def test_a_study_whose_budget_is_used_still_gets_its_choice(tmp_path: Path) -> None:
     config = RunConfig(workers=1, trials=2, out=str(tmp_path / "out"), **SMALL)
     with StudyStore("sqlite://") as store:

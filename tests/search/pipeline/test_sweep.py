@@ -201,6 +201,7 @@ def test_a_study_that_was_begun_otherwise_is_refused_with_what_differs(run: Run,
     assert [(row["name"], row["trials"]) for row in listed] == [("sweep-s1", 0)]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_ray")
 def test_one_study_fails_alone_and_what_has_finished_is_not_run_again(run: Run, write: Write, tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text(json.dumps(TINY))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import random
@@ -130,7 +131,8 @@ def mutated(body: Any, rng: random.Random) -> Any:
         (holder, key), (other, there) = rng.choice(places), rng.choice(places)
         match rng.choice(("replace", "replace", "leave out", "double", "exchange")):
             case "replace":
-                holder[key] = rng.choice(JUNK)
+                # A copy: the next change may be within it.
+                holder[key] = copy.deepcopy(rng.choice(JUNK))
             case "leave out":
                 del holder[key]
             case "double" if isinstance(holder, list):

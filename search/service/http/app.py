@@ -19,6 +19,7 @@ from search.service.http.heads import HeadsOfGets
 from search.service.http.live import add_live
 from search.service.http.metrics import CONTENT_TYPE, Counted, ServiceMetrics
 from search.service.http.parameters import known_query
+from search.service.http.point_routes import add_points
 from search.service.http.responses import Health, RunnerAnswer, RunnerList
 from search.service.http.result_routes import add_results
 from search.service.http.study_routes import add_studies
@@ -57,6 +58,7 @@ def create_app(store: ServiceStore, settings: ServiceSettings, dashboard: MountD
     add_login(app, router, store, attempts)
     add_studies(router, store, settings)
     add_results(router, store)
+    add_points(router, store, settings)
     add_live(router, store, settings)
     add_files(router, store)
     app.include_router(router)

@@ -182,6 +182,32 @@ class ScheduleAnswer(BaseModel):
     router: int | None = Field(description="Number of the router that decides which tokens; null for the static one.")
 
 
+class RouterOrigin(BaseModel):
+    """The router of an exported schedule."""
+
+    kind: str
+    sha256: str = Field(description="Hash of the weights.")
+
+
+class ScheduleFile(BaseModel):
+    """The schedule of a trial, where it comes from, and the settings of its study."""
+
+    schedule: Schedule
+    overall_sparsity: float
+    keep_first: int = Field(description="Tokens at the beginning of a prompt that every block runs.")
+    objectives: dict[str, float] = Field(description="Lower is better; latency is predicted.")
+    costs: dict[str, float]
+    study: str
+    study_created_at: datetime
+    trial: int
+    model: str
+    revision: str | None
+    adapter: str | None
+    model_fingerprint: str | None
+    router: RouterOrigin | None = Field(description="Null for the static one.")
+    settings: dict[str, Any]
+
+
 class RouterAnswer(_Record):
     """A distilled router, without its weights."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 from urllib.parse import quote
 
@@ -17,14 +18,17 @@ from studies.service.service_store import ServiceStore
 from studies.service.submissions import RunState
 
 
+def study_now(store: ServiceStore, name: str) -> StudyAnswer:
+    """A study as it stands, without its trials."""
+    # The submission is read first: a study's state is final before its submission ends.
+    submission = store.queue.get(name)
+    study = store.studies.get(name)
+    return study_answer(study, store.trials.n_ended(name), store.runs.stages(name), submission)
+
+
 def add_studies(router: APIRouter, store: ServiceStore, settings: ServiceSettings) -> None:
     """Adds the operations to a router."""
-
-    def answer(name: str) -> StudyAnswer:
-        # The submission is read first: a study's state is final before its submission ends.
-        submission = store.queue.get(name)
-        study = store.studies.get(name)
-        return study_answer(study, store.trials.n_ended(name), store.runs.stages(name), submission)
+    answer = partial(study_now, store)
 
     @router.get("/studies", responses=described(401, 422), tags=["studies"])
     def list_studies(

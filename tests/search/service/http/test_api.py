@@ -351,6 +351,51 @@ def test_trials_are_listed_in_pages_and_filtered(client: TestClient, store: Serv
     assert client.get(f"{STUDIES}/one/trials/{2**40}").status_code == 422
 
 
+def test_trials_of_a_finished_study_are_measured_and_selected(client: TestClient, store: ServiceStore) -> None:
+    _trials(store)
+    points = f"{STUDIES}/one/points"
+    refused = client.post(f"{points}/0/measure")
+    assert refused.status_code == 409 and "'one' is created: measure trials of one that has finished" in refused.text
+    store.runs.set_state("one", StudyState.FINISHED)
+    store.studies.set_config("one", {"also_measure": [1]})
+    assert client.post(f"{points}/9/select").status_code == 404
+    assert client.post(f"{points}/3/select").status_code == 422
+    assert client.post(f"{STUDIES}/absent/points/0/measure").status_code == 404
+    for what, number, changes in (
+        ("measure", 0, {"also_measure": [1, 0]}),
+        ("measure", 1, {"also_measure": [1]}),
+        ("select", 2, {"also_measure": [1, 2], "select_trial": 2}),
+    ):
+        queued = client.post(f"{points}/{number}/{what}")
+        submission = store.queue.get("one")
+        assert (queued.status_code, queued.json()["state"]) == (202, "queued")
+        assert submission is not None and submission.changes == changes
+        assert client.post(f"{points}/{number}/{what}").status_code == 409
+        store.queue.request_stop("one")
+        store.runs.set_state("one", StudyState.FINISHED)
+
+
+def test_a_trial_is_exported_as_its_schedule_with_its_settings(client: TestClient, store: ServiceStore) -> None:
+    config = {"model": "m", "revision": "r", "seed": 3, "ray_address": "secret"}
+    store.studies.create("ü", config, ("kl", "latency_ms"))
+    sha256 = hashlib.sha256(b"weights").hexdigest()
+    run = RouterRun(0, (0.5,), {"static_kl": 0.4, "kind": "hidden"}, {}, sha256, 1.5, datetime.now(UTC))
+    store.routers.add("ü", run, b"weights")
+    metrics = {"flops": 2.0, "kv_bytes": math.nan}
+    store.trials.append("ü", replace(trial(0, (0.5, 5.0)), router=0, metrics=metrics))
+    store.trials.append("ü", trial(1, None))
+    exported = client.post(f"{STUDIES}/ü/points/0/export")
+    assert exported.status_code == 200 and exported.headers["Content-Disposition"].endswith("%C3%BC-trial-0.json")
+    found = exported.json()
+    assert SparsitySchedule.from_json(found["schedule"]) == SparsitySchedule.of([0.0, 0.5])
+    assert found["objectives"] == {"kl": 0.5, "latency_ms": 5.0} and found["costs"] == {"flops": 2.0}
+    assert (found["study"], found["trial"], found["model"], found["revision"]) == ("ü", 0, "m", "r")
+    assert found["router"] == {"kind": "hidden", "sha256": sha256} and found["settings"]["seed"] == 3
+    assert "secret" not in exported.text
+    assert client.post(f"{STUDIES}/ü/points/1/export").status_code == 422
+    assert client.post(f"{STUDIES}/ü/points/2/export").status_code == 404
+
+
 def test_schedules_with_halves_say_what_each_half_does(client: TestClient, store: ServiceStore) -> None:
     store.studies.create("one", {}, ("kl", "latency_ms"))
     schedule = SparsitySchedule.of_halves([0.5, 0.0], [0.25, 0.75], [True, False])

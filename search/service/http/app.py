@@ -23,6 +23,7 @@ from search.service.http.point_routes import add_points
 from search.service.http.responses import Health, RunnerAnswer, RunnerList
 from search.service.http.result_routes import add_results
 from search.service.http.study_routes import add_studies
+from search.service.http.transfer import Compressed, Conditional
 from search.service.rules.problems import Problem, answer_with_problems, described
 from search.service.rules.settings import ServiceSettings
 from studies.service.service_store import ServiceStore
@@ -72,6 +73,8 @@ def create_app(store: ServiceStore, settings: ServiceSettings, dashboard: MountD
         Middleware(HeadsOfGets),
         Middleware(AccessControl, store=store, settings=settings, attempts=attempts),
         Middleware(LimitedBodies, most=settings.max_body_bytes, most_s=settings.body_s),
+        Middleware(Compressed),
+        Middleware(Conditional),
     ]
     return app
 

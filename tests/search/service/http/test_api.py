@@ -168,6 +168,50 @@ def _got(client: TestClient) -> list[str]:
     return [path for path, operations in paths.items() if "get" in operations]
 
 
+def test_what_a_client_has_already_is_not_sent_again(client: TestClient, store: ServiceStore) -> None:
+    _trials(store)
+    for path in (STUDIES, f"{STUDIES}/one", f"{STUDIES}/one/trials", f"{STUDIES}/one/front", "/api/v1/openapi.json"):
+        first = client.get(path)
+        tag = first.headers["ETag"]
+        # Caches keep nothing: a program that compares has it in its memory.
+        assert first.headers["Cache-Control"] == "no-store"
+        for known in (tag, f'"other", {tag}', tag.removeprefix("W/"), "*"):
+            again = client.get(path, headers={"If-None-Match": known})
+            assert (again.status_code, again.content, again.headers["ETag"]) == (304, b"", tag), path
+            assert again.headers["Vary"] == "Accept-Encoding" and "Content-Type" not in again.headers
+        assert client.get(path, headers={"If-None-Match": 'W/"other"'}).content == first.content
+        assert client.head(path, headers={"If-None-Match": tag}).status_code == 304
+    tag = client.get(f"{STUDIES}/one").headers["ETag"]
+    store.trials.append("one", trial(5, (0.05, 9.0)))
+    changed = client.get(f"{STUDIES}/one", headers={"If-None-Match": tag})
+    assert changed.status_code == 200 and changed.json()["n_trials"] == 6 and changed.headers["ETag"] != tag
+    for answer in (client.get(f"{STUDIES}/absent"), client.post(STUDIES, json={"name": "two"})):
+        assert "ETag" not in answer.headers
+
+
+def test_answers_are_compressed_but_for_streams(
+    make_client: MakeClient, settings: ServiceSettings, store: ServiceStore
+) -> None:
+    client = make_client(dashboard=dashboard(settings))
+    for number in range(20):
+        store.studies.create(f"study {number}", {"model": "m"}, ("kl", "latency_ms"))
+    page = {"id": "url", "property": "pathname", "value": "/"}
+    state = [{"id": "url", "property": "search", "value": ""}]
+    body = {"output": "page.children", "inputs": [page], "outputs": {"id": "page", "property": "children"}}
+    for method, path, sent in (("GET", STUDIES, None), ("POST", "/_dash-update-component", {**body, "state": state})):
+        plain, packed = (
+            client.request(method, path, json=sent, headers={"Accept-Encoding": encoding})
+            for encoding in ("identity", "gzip")
+        )
+        assert plain.status_code == 200 and "content-encoding" not in plain.headers
+        assert packed.headers["content-encoding"] == "gzip" and packed.json() == plain.json()
+        assert int(packed.headers["content-length"]) < len(plain.content) / 3
+    # A piece that waits in a compressor would be late.
+    stream = client.get(f"{STUDIES}/study 0/events", headers={"Accept-Encoding": "gzip"})
+    assert stream.headers["content-type"].startswith("text/event-stream") and "content-encoding" not in stream.headers
+    assert "event: rest" in stream.text
+
+
 def test_allow_names_every_method_of_an_address(make_client: MakeClient, settings: ServiceSettings) -> None:
     client = make_client(dashboard=dashboard(settings))
     for path, methods in (

@@ -120,12 +120,15 @@ class Client:
         self._checked("DELETE", _study(name))
 
     def trials(self, name: str, **wanted: Any) -> Iterator[dict[str, Any]]:
-        """The ended trials of a study, by number; `state`, `proposer` and `round` select some of them."""
-        after: int | None = -1
-        while after is not None:
-            page = self._json("GET", f"{_study(name)}/trials", params={**wanted, "after": after, "limit": _PAGE})
+        """The ended trials of a study, by number or, with `sort`, by a value.
+
+        Parameters such as `state`, `proposer`, `round`, `front`, `at_most` and `at_least` select some of them.
+        """
+        place, following = ("after", -1) if wanted.get("sort") is None else ("offset", 0)
+        while following is not None:
+            page = self._json("GET", f"{_study(name)}/trials", params={**wanted, place: following, "limit": _PAGE})
             yield from page["items"]
-            after = page["next"]
+            following = page["next"]
 
     def trial(self, name: str, number: int) -> dict[str, Any]:
         """One trial that has ended."""

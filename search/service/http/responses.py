@@ -145,10 +145,12 @@ class TrialAnswer(_Record):
 
 
 class TrialPage(BaseModel):
-    """Trials by number."""
+    """Trials by number, or sorted by a value."""
 
     items: list[TrialAnswer]
-    next: int | None = Field(description="Value of `after` for the next page, which may be empty; null at the end.")
+    next: int | None = Field(
+        description="Value of `after`, or of `offset` if sorted, for the next page; null at the end."
+    )
 
 
 class Front(BaseModel):

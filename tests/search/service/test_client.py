@@ -64,6 +64,7 @@ def test_everything_that_the_api_does_the_client_does(store: ServiceStore, serve
             store.trials.append(name, trial(number, values))
         assert [one["number"] for one in client.trials(name)] == [0, 1, 2]
         assert [one["number"] for one in client.trials(name, state="failed")] == [2]
+        assert [one["number"] for one in client.trials(name, sort="kl")] == [1, 0, 2]
         assert client.trial(name, 1)["values"] == [0.1, 7.0] and client.schedule(name, 1)["trial"] == 1
         assert [one["number"] for one in client.front(name)] == [1, 0]
         assert len(client.hypervolume(name)["items"]) == 2 and client.routers(name) == []

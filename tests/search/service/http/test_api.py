@@ -440,6 +440,38 @@ def test_a_trial_is_exported_as_its_schedule_with_its_settings(client: TestClien
     assert client.post(f"{STUDIES}/ü/points/2/export").status_code == 404
 
 
+def test_trials_are_sorted_and_selected_by_their_values(client: TestClient, store: ServiceStore) -> None:
+    _trials(store)
+
+    def numbers(**wanted: object) -> list[int]:
+        page = client.get(f"{STUDIES}/one/trials", params=wanted)  # type: ignore[arg-type]
+        return [one["number"] for one in page.json()["items"]]
+
+    # Trial 3 failed: it has no values.
+    assert numbers(sort="kl") == [4, 2, 0, 1, 3] and numbers(sort="-kl") == [1, 0, 2, 4, 3]
+    assert numbers(sort="latency_ms", state="finished") == [4, 0, 1, 2]
+    assert numbers(sort="seconds") == [0, 1, 2, 3, 4]
+    page = client.get(f"{STUDIES}/one/trials", params={"sort": "kl", "limit": 2}).json()
+    assert page["next"] == 2 and numbers(sort="kl", limit=3, offset=page["next"]) == [0, 1, 3]
+    assert client.get(f"{STUDIES}/one/trials", params={"sort": "kl", "offset": 3, "limit": 2}).json()["next"] is None
+    assert numbers(front=True) == [4] and numbers(front=False, sort="-latency_ms") == [2, 1, 0, 3]
+    assert numbers(at_most="kl:0.5") == [0, 2, 4] and numbers(at_most=["kl:0.5", "latency_ms:5"]) == [0, 4]
+    assert numbers(at_most="kl:5e-1", at_least="latency_ms:5") == [0, 2]
+    store.trials.append("one", trial(5, (0.05, 9.0)))
+    assert numbers(sort="kl", limit=1) == [5] and numbers(front=True) == [4, 5]
+    for wanted, hint in (
+        ({"sort": "latency"}, "did you mean latency_ms?"),
+        ({"at_most": "nothing:1"}, "expected one of kl, latency_ms"),
+        ({"at_most": "kl"}, "at_most"),
+        ({"at_least": "kl:1.2.3"}, "such as kl:0.2"),
+        ({"sort": "kl", "after": 1}, "give offset"),
+        ({"offset": 1}, "give after"),
+        ({"sorted": "kl"}, "did you mean sort?"),
+    ):
+        refused = client.get(f"{STUDIES}/one/trials", params=wanted)
+        assert refused.status_code == 422 and hint in refused.json()["detail"], refused.json()
+
+
 def test_schedules_with_halves_say_what_each_half_does(client: TestClient, store: ServiceStore) -> None:
     store.studies.create("one", {}, ("kl", "latency_ms"))
     schedule = SparsitySchedule.of_halves([0.5, 0.0], [0.25, 0.75], [True, False])

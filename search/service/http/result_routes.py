@@ -12,9 +12,12 @@ from search.service.http.parameters import After, Limit, Number, StudyName
 from search.service.http.responses import (
     Front,
     Log,
+    MeasurementAnswer,
+    Measurements,
     RouterAnswer,
     Routers,
     ScheduleAnswer,
+    SelectionAnswer,
     TrialAnswer,
     TrialPage,
     VolumeHistory,
@@ -77,6 +80,25 @@ def add_results(router: APIRouter, store: ServiceStore) -> None:
                 if trial.finished_at is not None
             ],
         )
+
+    @router.get("/studies/{name}/measurements", responses=problems, tags=["results"])
+    def list_measurements(
+        name: StudyName,
+        split: Annotated[
+            str | None, Query(max_length=200, description="Only those on these items, such as `test` or `validation`.")
+        ] = None,
+    ) -> Measurements:
+        """List what was measured of the dense model, of candidates, and of what the selected trial is compared with."""
+        found = [one for one in store.results.measurements(name) if split in (None, one.split)]
+        return Measurements(items=[MeasurementAnswer.model_validate(one) for one in found])
+
+    @router.get("/studies/{name}/selection", responses=problems, tags=["results"])
+    def get_selection(name: StudyName) -> SelectionAnswer:
+        """Get the trial that was selected, and why."""
+        selection = store.studies.get(name).facts.selection
+        if selection is None:
+            raise HTTPException(404, "The study has selected no trial yet: GET its stages for how far it is.")
+        return SelectionAnswer.model_validate(selection)
 
     @router.get("/studies/{name}/routers", responses=problems, tags=["results"])
     def list_routers(name: StudyName) -> Routers:

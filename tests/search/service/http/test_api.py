@@ -27,7 +27,9 @@ from studies.records.trial import WorkSpan
 from studies.service.service_store import ServiceStore
 from studies.sql.database import Database
 from studies.store.lease import Lease
+from tests.dashboards import records
 from tests.search.service.conftest import MakeClient
+from tests.search.service.test_dashboard import filled
 from tests.studies.records import said, trial
 
 STUDIES = "/api/v1/studies"
@@ -540,6 +542,35 @@ def test_the_front_and_how_it_grew_follow_the_trials(client: TestClient, store: 
     assert [one["number"] for one in client.get(f"{STUDIES}/one/front").json()["items"]] == [5, 4]
 
 
+def test_measurements_the_selection_and_stages_are_told(client: TestClient, store: ServiceStore) -> None:
+    filled(store, "one")
+    measured = client.get(f"{STUDIES}/one/measurements").json()["items"]
+    kept = records.measurements()
+    assert [(m["variant"], m["trial"], m["split"]) for m in measured] == [(m.variant, m.trial, m.split) for m in kept]
+    assert measured[0]["kl"] == kept[0].kl and measured[0]["speedup_low"] == kept[0].speedup_low
+    assert measured[1]["overall_sparsity"] == pytest.approx(kept[1].overall_sparsity)
+    assert client.get(f"{STUDIES}/one/measurements", params={"split": "nothing"}).json() == {"items": []}
+    selection = records.STUDY.facts.selection
+    assert selection is not None and client.get(f"{STUDIES}/one/selection").json()["reason"] == selection.reason
+    rests = client.get(f"{STUDIES}/one/stages").json()
+    assert rests["state"] == "finished" and rests["progress"]["stage"] is None
+    client.post(STUDIES, json={"name": "two", "trials": 6})
+    assert client.get(f"{STUDIES}/two/selection").status_code == 404
+    waits = client.get(f"{STUDIES}/two/stages").json()
+    assert waits["items"] == [] and (waits["progress"]["ahead"], waits["progress"]["has_runner"]) == (0, False)
+    with store.runs.lease("two"):
+        store.queue.claim("two", "w")
+        store.runs.begin_stage("two", "search")
+        figures = {"stage": "search", "step": 2, "figures": {"trials_per_s": 0.5}}
+        store.events.add("two", [("began", {"stages": ["search", "measure"]}), ("figures", figures)])
+        store.events.add("two", [("log", {"text": "hello"})])
+        runs = client.get(f"{STUDIES}/two/stages").json()
+    assert [(one["name"], one["state"]) for one in runs["items"]] == [("search", "running")]
+    now = runs["progress"]
+    assert (now["foreseen"], now["stage"], now["line"]) == (["search", "measure"], "search", "hello")
+    assert (now["step"], now["steps"], now["unit"], now["left_s"]) == (2, 6, "trials", 8.0)
+
+
 def test_routers_are_listed_without_their_weights(client: TestClient, store: ServiceStore) -> None:
     store.studies.create("one", {}, ("kl", "latency_ms"))
     curves = {"held_out_kl": [0.5, 0.25]}
@@ -565,7 +596,20 @@ def test_runners_and_metrics_say_what_goes_on(client: TestClient, store: Service
 
 
 def test_no_such_study_is_said_without_the_place_of_the_database(client: TestClient) -> None:
-    for path in ("", "/trials", "/front", "/hypervolume", "/routers", "/logs", "/events", "/report", "/model"):
+    for path in (
+        "",
+        "/trials",
+        "/front",
+        "/hypervolume",
+        "/routers",
+        "/logs",
+        "/stages",
+        "/measurements",
+        "/selection",
+        "/events",
+        "/report",
+        "/model",
+    ):
         for name in ("absent", "%00", "..%2f..", "%ff", "-"):
             answer = client.get(f"{STUDIES}/{name}{path}")
             assert answer.status_code == 404, (name, path)

@@ -115,17 +115,32 @@ class Client:
         """Queues a study again, with changed settings such as `trials`."""
         return self._json("POST", f"{_study(name)}/resume", json=changes)
 
+    def measure(self, name: str, trial: int) -> dict[str, Any]:
+        """Queues a finished study again to measure a trial, too."""
+        return self._json("POST", f"{_study(name)}/points/{trial}/measure")
+
+    def select(self, name: str, trial: int) -> dict[str, Any]:
+        """Queues a finished study again to measure, select, test and export a trial."""
+        return self._json("POST", f"{_study(name)}/points/{trial}/select")
+
+    def export(self, name: str, trial: int) -> dict[str, Any]:
+        """The schedule of a trial with the settings of its study, as `schedule.json` of its pruned model says it."""
+        return self._json("POST", f"{_study(name)}/points/{trial}/export")
+
     def delete(self, name: str) -> None:
         """Deletes a study from the database."""
         self._checked("DELETE", _study(name))
 
     def trials(self, name: str, **wanted: Any) -> Iterator[dict[str, Any]]:
-        """The ended trials of a study, by number; `state`, `proposer` and `round` select some of them."""
-        after: int | None = -1
-        while after is not None:
-            page = self._json("GET", f"{_study(name)}/trials", params={**wanted, "after": after, "limit": _PAGE})
+        """The ended trials of a study, by number or, with `sort`, by a value.
+
+        Parameters such as `state`, `proposer`, `round`, `front`, `at_most` and `at_least` select some of them.
+        """
+        place, following = ("after", -1) if wanted.get("sort") is None else ("offset", 0)
+        while following is not None:
+            page = self._json("GET", f"{_study(name)}/trials", params={**wanted, place: following, "limit": _PAGE})
             yield from page["items"]
-            after = page["next"]
+            following = page["next"]
 
     def trial(self, name: str, number: int) -> dict[str, Any]:
         """One trial that has ended."""
@@ -134,6 +149,18 @@ class Client:
     def schedule(self, name: str, number: int) -> dict[str, Any]:
         """The schedule of a trial: a share for each block, or lists by name where halves of blocks skip apart."""
         return self._json("GET", f"{_study(name)}/trials/{number}/schedule")
+
+    def stages(self, name: str) -> dict[str, Any]:
+        """The stages of a study, and the progress of the one that runs."""
+        return self._json("GET", f"{_study(name)}/stages")
+
+    def measurements(self, name: str, **wanted: Any) -> list[dict[str, Any]]:
+        """The measurements of a study, or those of a `split`."""
+        return list(self._json("GET", f"{_study(name)}/measurements", params=wanted)["items"])
+
+    def selection(self, name: str) -> dict[str, Any]:
+        """The trial that was selected, and why; a ServiceError if none was yet."""
+        return self._json("GET", f"{_study(name)}/selection")
 
     def front(self, name: str) -> list[dict[str, Any]]:
         """The non-dominated trials."""

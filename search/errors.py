@@ -9,5 +9,9 @@ class ConfigError(SearchError, ValueError):
     """A run was asked for something outside its range."""
 
 
+class UnfinishedError(ConfigError):
+    """Something was asked for that only a study that has finished has."""
+
+
 class EvaluationError(SearchError):
     """A worker could not evaluate a schedule, or could not start."""

@@ -42,4 +42,7 @@ class Actions:
     stop: Callable[[str], None]
     resume: Callable[[str, Mapping[str, Any]], None]  # lets it go on with changed settings
     delete: Callable[[str], None]
+    measure: Callable[[str, int], None]  # lets a finished one go on to measure a trial, too
+    select: Callable[[str, int], None]  # the same, and to select that trial
+    export: Callable[[str, int], Mapping[str, Any]]  # the schedule of a trial with its settings, as plain values
     fields: tuple[FormField, ...] = ()  # fields of the form; the study's name is not among them

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from dashboards.analysis.records import ReportData
+from dashboards.analysis.run_progress import QueuePlaces, RunProgress, progress_of, run_progress
 from dashboards.analysis.trials import Found
-from dashboards.app.run_progress import RunProgress, run_progress
-from studies import Measurement, StudiesError, StudyRecord, StudyState
+from studies import Measurement, StudiesError, StudyRecord
 from studies.analysis.predictions import LatencyPredictions, latency_predictions
 from studies.records.records import StageRecord, StudySummary
 from studies.service.overviews import StudyOverview
@@ -64,7 +64,7 @@ class Watch:
 
     def lines(self) -> list[Line]:
         """Every study, newest first."""
-        submissions, queue = self.store.queue.all(), _Queue(self.store.queue.waiting(), bool(self.runners()))
+        submissions, queue = self.store.queue.all(), QueuePlaces.of(self.store)
         return [_line(one, submissions.get(one.summary.name), queue) for one in reversed(self.store.overviews())]
 
     def names(self) -> list[str]:
@@ -94,26 +94,7 @@ class Watch:
             submission,
             stages,
             _numbers(last.get("figures", {})),
-            self._progress(study, state, stages, last),
-        )
-
-    def _progress(
-        self, study: StudyRecord, state: RunState, stages: Sequence[StageRecord], last: Mapping[str, Any]
-    ) -> RunProgress:
-        if state.is_at_rest:
-            return RunProgress(state)
-        if state is RunState.QUEUED:
-            return RunProgress(state, **_Queue(self.store.queue.waiting(), bool(self.runners())).place_of(study.name))
-        running = next((one for one in reversed(stages) if one.state is StudyState.RUNNING), None)
-        began, lines = (self.store.events.latest(study.name, (kind,)) for kind in ("began", "log"))
-        return run_progress(
-            state,
-            None if running is None else running.name,
-            study.config,
-            last,
-            foreseen=tuple(began[-1].content.get("stages", ())) if began else (),
-            began_at=None if running is None else running.began_at,
-            line=str(lines[-1].content.get("text", "")) if lines else "",
+            progress_of(self.store, study, state, stages, last),
         )
 
     def version(self, name: str) -> str:
@@ -205,20 +186,7 @@ class Watch:
         return f"{self.store.events.generation(name)} {self.store.studies.get(name).facts.revaluations}"
 
 
-@dataclass(frozen=True)
-class _Queue:
-    """The queue of the runners."""
-
-    waiting: Sequence[str]  # names, in the order in which they are taken
-    has_runner: bool  # a runner lives
-
-    def place_of(self, name: str) -> dict[str, Any]:
-        """What a study waits for, as attributes of its progress."""
-        ahead = self.waiting.index(name) if name in self.waiting else None
-        return {"ahead": ahead, "has_runner": self.has_runner}
-
-
-def _line(one: StudyOverview, submission: Submission | None, queue: _Queue) -> Line:
+def _line(one: StudyOverview, submission: Submission | None, queue: QueuePlaces) -> Line:
     figures, wanted = _numbers(one.figures), one.config.get("trials")
     state = run_state(one.summary.state, submission)
     best = one.chosen_values

@@ -24,11 +24,11 @@ from search.config.sweep_plan import repeated
 from search.errors import ConfigError
 from search.pipeline.early_checks import check_writable
 from search.pipeline.opening import Opening, begun, continued, opened, resumed
-from search.pipeline.resume_settings import check_distill
+from search.pipeline.resume_settings import asking_for, check_distill
 from search.progress.views import make_view
 from search.reports import write_reports
 from search.startup import INTERRUPTED, ends_at_once
-from studies import StudiesError, StudyState, StudyStore, front
+from studies import StudiesError, StudyStore, front
 from studies.records.confirmed import as_confirmed
 
 if TYPE_CHECKING:
@@ -171,16 +171,8 @@ def measure(
     if select and len(trial) > 1:
         raise ConfigError(f"--select selects one trial, and --trial names {len(trial)}: name one.")
     with StudyStore(storage, create=False) as store:
-        study = store.studies.get(name)
-        if study.state is not StudyState.FINISHED:
-            raise ConfigError(
-                f"Study {name!r} is {study.state.value}: measure trials of one that has finished; "
-                f"`{resume_command(repr(store), name)}` goes on with it."
-            )
-    known = RunConfig.stored(study.config).also_measure
-    asked: dict[str, Any] = {"also_measure": tuple(dict.fromkeys((*known, *trial)))}
-    if select:
-        asked["select_trial"] = trial[0]
+        advice = f"`{resume_command(repr(store), name)}` goes on with it"
+        asked = asking_for(store.studies.get(name), trial, select, advice)
     resume(name, {**settings, **asked}, storage=storage, track=track, quiet=quiet, as_json=as_json)
 
 

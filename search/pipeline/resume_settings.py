@@ -8,9 +8,9 @@ from typing import Any
 from search.config.run_config import RunConfig
 from search.config.setting import option
 from search.config.study_name import resume_command
-from search.errors import ConfigError
+from search.errors import ConfigError, UnfinishedError
 from search.problem.cost_limit import LIMIT_COSTS
-from studies import StudyRecord, Trial, TrialState
+from studies import StudyRecord, StudyState, Trial, TrialState
 from studies.pareto import HALF_STEP, closest_to_sparsity
 from studies.records.target import TARGETS, Target, TargetKind
 from studies.records.trial import finite_values
@@ -62,6 +62,27 @@ def check_changes(study: StudyRecord, trials: Sequence[Trial], config: RunConfig
             f"--{limits[0]} says how long a search goes on, but every search of study {study.name!r} has all its "
             "trials: give more --trials, --refine-trials or --rounds, too."
         )
+
+
+def asking_for(study: StudyRecord, trials: Sequence[int], select: bool, advice: str) -> dict[str, Any]:
+    """The settings with which a finished study is resumed for trials to be measured, too.
+
+    Args:
+        study: The study.
+        trials: Numbers of the trials.
+        select: True if the first one is to be selected as well.
+        advice: What to do about a study that has not finished.
+
+    Raises:
+        UnfinishedError: It has not.
+    """
+    if study.state is not StudyState.FINISHED:
+        raise UnfinishedError(
+            f"Study {study.name!r} is {study.state.value}: measure trials of one that has finished; {advice}."
+        )
+    known = RunConfig.stored(study.config).also_measure
+    asked: dict[str, Any] = {"also_measure": tuple(dict.fromkeys((*known, *trials)))}
+    return asked | ({"select_trial": trials[0]} if select else {})
 
 
 def at_target(points: Sequence[Trial], target: Target, name: str, dense_costs: Mapping[str, float]) -> Trial:

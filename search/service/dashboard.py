@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from fastapi import FastAPI
 from pydantic import ValidationError
@@ -14,13 +14,16 @@ from ftp_core.errors import CoreError
 from search.config.run_config import SETTINGS, SUBMITTABLE, RunConfig
 from search.errors import SearchError
 from search.service.http.app import MountDashboard
-from search.service.jobs.submitting import create_and_submit, resume_and_submit
+from search.service.jobs.submitting import create_and_submit, measure_and_submit, resume_and_submit
 from search.service.rules.problems import complaint, in_fields, told
 from search.service.rules.requests import ResumeRequest, StudyRequest
 from search.service.rules.settings import ServiceSettings
+from search.stages.origin import exported_schedule
 from studies import StudiesError, StudyBusyError, StudyExistsError, StudyNotFoundError
 from studies.service.service_store import ServiceStore
 from studies.service.submissions import NotSubmittedError
+
+_T = TypeVar("_T")
 
 _KINDS: dict[Any, Literal["integer", "number", "switch", "text"]] = {
     bool: "switch",
@@ -56,6 +59,9 @@ def actions(store: ServiceStore, settings: ServiceSettings) -> Actions:
         stop=_refusing(store.queue.request_stop),
         resume=_refusing(lambda name, said: resume_and_submit(name, ResumeRequest(**said), store, settings)),
         delete=_refusing(store.delete_study),
+        measure=_refusing(lambda name, trial: measure_and_submit(name, trial, False, store, settings)),
+        select=_refusing(lambda name, trial: measure_and_submit(name, trial, True, store, settings)),
+        export=_refusing(lambda name, trial: exported_schedule(store, name, trial)),
         fields=tuple(map(form_field, SUBMITTABLE)),
     )
 
@@ -75,12 +81,12 @@ def form_field(name: str) -> FormField:
     )
 
 
-def _refusing(act: Callable[..., None]) -> Callable[..., None]:
+def _refusing(act: Callable[..., _T]) -> Callable[..., _T]:
     """The action with its errors as `RefusedError`, in the words of the form."""
 
-    def refusing(*args: Any) -> None:
+    def refusing(*args: Any) -> _T:
         try:
-            act(*args)
+            return act(*args)
         except ValidationError as error:
             first = told(error.errors())[0]
             field = str(first["loc"][0]) if first["loc"] else None

@@ -7,7 +7,6 @@ import os
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
 
 from ftp_core.loading.models import load_model, load_published
 from ftp_core.loading.reference import ModelReference
@@ -18,14 +17,13 @@ from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.families import family_of
 from ftp_core.skipping.substitutes import Substitutes, give_substitutes, substitutes_of
 from search.config.run_config import RunConfig
-from search.errors import SearchError
 from search.inputs.data import load_workload
 from search.inputs.same_inputs import check_same, located
 from search.inputs.substitutes import substitute, uses_substitutes
 from search.stages.knee import chosen_number
 from search.stages.open_study import load_router
+from search.stages.origin import check_exportable, origin_of
 from studies import ForeignResultsError, Measurement, StudyStore
-from studies.records.objectives import COSTS
 from studies.records.study_facts import Origin
 from studies.store.results_folder import MODEL_FILE, exported_in, own_origins
 
@@ -76,18 +74,15 @@ def export_study(
         The files written.
 
     Raises:
-        SearchError: The study has no chosen schedule yet, or the trial no figures; or the dense model, or data that
-            substitutes are fitted to, is not where it was, or another one.
+        SearchError: The study has no chosen schedule yet, or the trial no finite figures; or the dense model, or data
+            that substitutes are fitted to, is not where it was, or another one.
         ForeignResultsError: The directory holds another pruned model, or files that would be replaced.
         CoreError: The directory is a file or holds another model, or the model cannot be loaded.
     """
     directory = Path(directory)
     study = store.studies.get(name)
     number = chosen_number(study) if trial is None else trial
-    if store.trials.get(name, number).values is None:
-        raise SearchError(
-            f"Trial {number} of {name!r} has no figures: export one that finished, see `ftp-search show`."
-        )
+    check_exportable(name, store.trials.get(name, number))
     if overwrite:
         check_directory(directory)
     else:
@@ -145,26 +140,9 @@ def write_export(
     if substitutes is not None:
         # In the precision that the weights are written in; those of a running study stay as they are.
         give_substitutes(dense, deepcopy(substitutes).to(dense.dtype), family_of(dense.config).blocks_of(dense))
-    # As it was when the study ran: a system turn is a number of tokens then.
-    keep_first = study.facts.keep_first
     schedule = SparsitySchedule.of(trial.schedule)
-    pruned = FTPForCausalLM.from_dense(dense, schedule, router.router, keep_first=keep_first)
-    origin: dict[str, Any] = {
-        "schedule": schedule.to_json(),
-        "overall_sparsity": trial.overall_sparsity,
-        "keep_first": keep_first,
-        # As the search knew them: latency is predicted.
-        "objectives": dict(zip(study.objectives, trial.values or (), strict=False)),
-        "costs": {cost: trial.metrics[cost] for cost in COSTS if cost in trial.metrics},
-        "study": name,
-        "study_created_at": study.created_at.isoformat(),
-        "trial": trial.number,
-        "model": str(model.name),
-        "revision": model.revision,
-        "adapter": model.adapter,
-        "model_fingerprint": study.facts.model_fingerprint,
-        "router": None if router.number is None else {"kind": router.router.kind, "sha256": router.sha256},
-    }
+    pruned = FTPForCausalLM.from_dense(dense, schedule, router.router, keep_first=study.facts.keep_first)
+    origin = origin_of(study, trial, model, None if router.sha256 is None else (router.router.kind, router.sha256))
     with replacing(directory) as partial:
         pruned.save_pretrained(partial, include_base=include_base or model.adapter is not None)
         tokenizer.save_pretrained(partial)

@@ -41,6 +41,7 @@ _STATES = {
 ENDED = {optuna_state: state for state, optuna_state in _STATES.items()}
 # Trials read at a time where not all of them are wanted in memory.
 _AT_ONCE = 1000
+_ALL = sa.select(schema.trial)
 _SPARSITY = FloatDistribution(0.0, 1.0)
 
 _study, _trial, _run = schema.study.c, schema.trial.c, schema.search_run.c
@@ -192,6 +193,16 @@ class Trials(Part):
 
         found = self._names.transact(name, work)
         return None if found is None else _record(found)
+
+    def some(self, name: str, numbers: Sequence[int]) -> list[Trial]:
+        """Trials of these numbers that a search has ended, in the order of the numbers; others are left out."""
+
+        def work(connection: Connection, study_id: int) -> list[FrozenTrial]:
+            where = sa.and_(_trial.study_id == study_id, _trial.number.in_(numbers), HAS_ENDED)
+            return [self._storage.spaces.frozen(connection, row) for row in connection.execute(_ALL.where(where))]
+
+        found = {one.number: _record(one) for one in self._names.transact(name, work)}
+        return [record for number in numbers if (record := found.get(number)) is not None]
 
     def n_ended(self, name: str) -> int:
         """Number of trials that have ended, failed ones and those of other programs included."""

@@ -15,6 +15,7 @@ from dashboards.analysis.tables import duration
 from dashboards.analysis.trials import Found
 from dashboards.app.addresses import NAMESPACE, Asked, Kept
 from dashboards.app.data_source import Standing, Watch
+from dashboards.app.pages.trial_acts import TrialActs
 from dashboards.app.parts import attributes, axis_choices, drawn, graph, in_theme, nothing, read_table, terms
 from dashboards.app.view_state import Look, look_at, unless_away, while_looked_at
 from dashboards.figures import front_figure, schedule_figure
@@ -36,8 +37,9 @@ _NOBODY = nothing("No trial selected", "Point at one to see it here, click it to
 class Exploring:
     """The front of a study, and its trials one by one."""
 
-    def __init__(self, watch: Watch) -> None:
+    def __init__(self, watch: Watch, acts: TrialActs) -> None:
         self._watch = watch
+        self._acts = acts
 
     def kept(self, standing: Standing) -> tuple[Kept, Kept, Kept]:
         """What the address holds of this view: the trial, and the quantities across and upwards."""
@@ -83,6 +85,7 @@ class Exploring:
                 dcc.Store(id="pointed", **known),
                 dcc.Store(id="walked"),
                 dcc.Store(id="zoom"),
+                dcc.Download(id="trial-file"),
             ]
         )
 
@@ -169,6 +172,7 @@ class Exploring:
             Input("save-png", "n_clicks"),
             prevent_initial_call=True,
         )
+        self._acts.register(dash)
 
     def figure(self, look: Look, x: str, y: str, zoom: Zoom | None, selected: int | None, name: str) -> Any:
         """The figure, for what is looked at of it."""
@@ -209,6 +213,7 @@ class Exploring:
             return nothing(f"Trial {number}", "There is no such trial, or it has not ended yet.")
         return [
             drawn(in_theme(schedule_figure(trial.schedule, number), theme), f"schedule of trial {number}"),
+            *self._acts.buttons(name, trial),
             terms(described(trial, found)),
         ]
 

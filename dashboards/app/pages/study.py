@@ -13,6 +13,7 @@ from dashboards.app.addresses import NAMESPACE, NOTHING_ASKED, Asked, Kept, keep
 from dashboards.app.data_source import Standing, Watch
 from dashboards.app.pages.explore import Exploring
 from dashboards.app.pages.manage import ManagingPage
+from dashboards.app.pages.trial_acts import TrialActs
 from dashboards.app.parts import alert, attributes, badge, complaint, graph, nothing
 from dashboards.app.run_progress import run_view
 from dashboards.app.verdict import files, verdict
@@ -45,7 +46,7 @@ class StudyPage(ManagingPage):
 
     def __init__(self, watch: Watch, actions: Actions, is_editor: Callable[[], bool]) -> None:
         super().__init__(watch, actions, is_editor)
-        self._exploring = Exploring(watch)
+        self._exploring = Exploring(watch, TrialActs(watch, actions, is_editor))
         self._views = Views(watch)
 
     def layout(self, name: str, asked: Asked = NOTHING_ASKED) -> Any:

@@ -29,7 +29,7 @@ LOGIN_PAGE = "/login"
 SESSION_PATH = "/api/v1/session"
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 # Requests that need no token.
-_OPEN = {
+OPEN = {
     ("GET", "/api/v1/health"),
     ("GET", "/api/v1/ready"),
     ("GET", LOGIN_PAGE),
@@ -72,7 +72,7 @@ class AccessControl:
             return
         try:
             # Open requests need no database, and so none of the threads, which may all be waiting for it.
-            is_open = (scope["method"], scope["path"]) in _OPEN
+            is_open = (scope["method"], scope["path"]) in OPEN
             access, refusal = _admitted(scope) if is_open else await run_in_threadpool(self._judged, scope)
         except StorageError:
             access = None

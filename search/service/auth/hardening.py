@@ -34,7 +34,7 @@ _HEADERS = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
 # Scripts and styles of the dashboard are large and the same for everybody: browsers cache and revalidate them.
-_REVALIDATED = ("/_dash-component-suites/", "/assets/")
+REVALIDATED = ("/_dash-component-suites/", "/assets/")
 # What is left of a body is not waited for.
 _CLOSING = {"Connection": "close"}
 _HTTPS_ONLY = "max-age=31536000"
@@ -70,7 +70,7 @@ class Hardened:
                 headers = MutableHeaders(scope=message)
                 for name, value in self._headers.items():
                     headers.setdefault(name, value)
-                is_kept = message["status"] in (200, 304) and scope["path"].startswith(_REVALIDATED)
+                is_kept = message["status"] in (200, 304) and scope["path"].startswith(REVALIDATED)
                 headers.setdefault("Cache-Control", "private, no-cache" if is_kept else "no-store")
                 if scope["scheme"] == "https":
                     headers.setdefault("Strict-Transport-Security", _HTTPS_ONLY)

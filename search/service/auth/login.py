@@ -38,7 +38,7 @@ _FORM = """<form method="post" action="{action}">
 class TokenShown(BaseModel):
     """The token that begins a session."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"token": "ftp_..."}})
 
     token: str = Field(min_length=1, max_length=200)
 

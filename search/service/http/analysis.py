@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from threading import Lock
 
 import numpy as np
 
 from studies import StudyRecord, Trial, front
 from studies.pareto import study_volume
+from studies.records.trial_columns import TrialColumns
 from studies.service.service_store import ServiceStore
 
 _MAX_STUDIES = 16
@@ -32,6 +35,27 @@ def cached_analyses(store: ServiceStore) -> Callable[[str], Analysis]:
         return analyse(store.studies.get(name), store.trials.of(name))
 
     return lambda name: analysis(name, store.events.generation(name), store.trials.n_ended(name))
+
+
+def cached_columns(store: ServiceStore) -> Callable[[str], TrialColumns]:
+    """A function that gives the trials of a study as columns; those of the latest ones are kept, and only new read."""
+    # By name: where all must be read anew if that changes, and the columns.
+    known: OrderedDict[str, tuple[str, TrialColumns]] = OrderedDict()
+    lock = Lock()
+
+    def columns(name: str) -> TrialColumns:
+        origin = f"{store.events.generation(name)} {store.studies.get(name).facts.revaluations}"
+        with lock:
+            before = known.get(name)
+        found = store.columns.of(name, before[1] if before is not None and before[0] == origin else None)
+        with lock:
+            known[name] = (origin, found)
+            known.move_to_end(name)
+            while len(known) > _MAX_STUDIES:
+                known.popitem(last=False)
+        return found
+
+    return columns
 
 
 def analyse(study: StudyRecord, trials: list[Trial]) -> Analysis:

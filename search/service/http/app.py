@@ -14,15 +14,18 @@ from search.service.auth.access import AccessControl, is_editor
 from search.service.auth.attempts import FailedAttempts
 from search.service.auth.hardening import Hardened, LimitedBodies, content_policy
 from search.service.auth.login import add_login
+from search.service.http.document import complete_document
 from search.service.http.file_routes import add_files
 from search.service.http.heads import HeadsOfGets
 from search.service.http.live import add_live
 from search.service.http.metrics import CONTENT_TYPE, Counted, ServiceMetrics
 from search.service.http.parameters import known_query
+from search.service.http.point_routes import add_points
 from search.service.http.responses import Health, RunnerAnswer, RunnerList
 from search.service.http.result_routes import add_results
 from search.service.http.study_routes import add_studies
-from search.service.rules.problems import Problem, answer_with_problems, described
+from search.service.http.transfer import Compressed, Conditional
+from search.service.rules.problems import answer_with_problems, described
 from search.service.rules.settings import ServiceSettings
 from studies.service.service_store import ServiceStore
 
@@ -57,11 +60,12 @@ def create_app(store: ServiceStore, settings: ServiceSettings, dashboard: MountD
     add_login(app, router, store, attempts)
     add_studies(router, store, settings)
     add_results(router, store)
+    add_points(router, store, settings)
     add_live(router, store, settings)
     add_files(router, store)
     app.include_router(router)
     answer_with_problems(app)
-    _describe_problems(app)
+    complete_document(app)
     sources = {} if dashboard is None else dashboard(app, store, is_editor)
     # From the outermost to the innermost.
     app.user_middleware[:0] = [
@@ -70,6 +74,8 @@ def create_app(store: ServiceStore, settings: ServiceSettings, dashboard: MountD
         Middleware(HeadsOfGets),
         Middleware(AccessControl, store=store, settings=settings, attempts=attempts),
         Middleware(LimitedBodies, most=settings.max_body_bytes, most_s=settings.body_s),
+        Middleware(Compressed),
+        Middleware(Conditional),
     ]
     return app
 
@@ -95,15 +101,3 @@ def _add_system(app: FastAPI, router: APIRouter, store: ServiceStore, metrics: S
     @app.get("/metrics", include_in_schema=False)
     def get_metrics() -> Response:
         return Response(metrics.text(), media_type=CONTENT_TYPE)
-
-
-def _describe_problems(app: FastAPI) -> None:
-    """Adds the schema of problems to the OpenAPI document, since no operation declares it as its response."""
-    made = app.openapi
-
-    def openapi() -> dict[str, object]:
-        document = made()
-        document["components"]["schemas"]["Problem"] = Problem.model_json_schema()
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]

@@ -72,7 +72,7 @@ def add_files(router: APIRouter, store: ServiceStore) -> None:
             content = _opened(found)
         except (StopIteration, OSError):
             raise HTTPException(404, f"The report has no such file here: {_ELSEWHERE}") from None
-        headers = {**_attachment(f"{name}-{file}"), "Content-Security-Policy": _REPORT_POLICY}
+        headers = {**attachment(f"{name}-{file}"), "Content-Security-Policy": _REPORT_POLICY}
         pieces = iter(lambda: content.read(_CHUNK_BYTES), b"")
         return StreamingResponse(pieces, media_type=_TYPES[found.suffix], headers=headers)
 
@@ -96,10 +96,10 @@ def add_files(router: APIRouter, store: ServiceStore) -> None:
         if not files:
             raise HTTPException(404, f"There is no model here: {_ELSEWHERE}")
         inner = re.sub(r"[^\w.-]", "_", name, flags=re.ASCII)
-        return StreamingResponse(zipped(files, inner), media_type="application/zip", headers=_attachment(f"{name}.zip"))
+        return StreamingResponse(zipped(files, inner), media_type="application/zip", headers=attachment(f"{name}.zip"))
 
 
-def _attachment(file: str) -> dict[str, str]:
+def attachment(file: str) -> dict[str, str]:
     """A header that makes browsers save a file instead of opening it as a page of the service."""
     return {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(file, safe='')}"}
 

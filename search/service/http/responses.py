@@ -19,7 +19,9 @@ from studies.service.run_events import RunEvent
 from studies.service.submissions import RunState, Submission, run_state
 
 # A number, or null for those that JSON lacks.
-Finite = Annotated[float | None, BeforeValidator(lambda number: number if math.isfinite(number) else None)]
+Finite = Annotated[
+    float | None, BeforeValidator(lambda number: number if number is not None and math.isfinite(number) else None)
+]
 
 
 class HalvesAnswer(BaseModel):
@@ -78,6 +80,29 @@ class StageAnswer(_Record):
     began_at: datetime
     ended_at: datetime | None
     seconds: float | None
+
+
+class ProgressAnswer(_Record):
+    """How far the run of a study is."""
+
+    foreseen: list[str] = Field(description="Stages of the run, in order; empty if nothing runs.")
+    stage: str | None = Field(description="Stage that runs.")
+    began_at: datetime | None = Field(description="When that stage began.")
+    step: int | None = Field(description="Steps of it that are done; null if unknown.")
+    steps: int | None = Field(description="Most steps that it takes; null if unknown.")
+    unit: str = Field(description="Kind of the steps.")
+    left_s: Finite = Field(description="Seconds until then at the present pace; null if unknown.")
+    line: str = Field(description="Last line of the log.")
+    ahead: int | None = Field(description="Studies that runners take before; null if it does not wait.")
+    has_runner: bool = Field(description="False if it waits and no runner lives.")
+
+
+class StagesAnswer(BaseModel):
+    """The stages of a study."""
+
+    state: RunState
+    items: list[StageAnswer] = Field(description="Stages that have begun, in the order in which they did.")
+    progress: ProgressAnswer
 
 
 class RunAnswer(BaseModel):
@@ -145,10 +170,12 @@ class TrialAnswer(_Record):
 
 
 class TrialPage(BaseModel):
-    """Trials by number."""
+    """Trials by number, or sorted by a value."""
 
     items: list[TrialAnswer]
-    next: int | None = Field(description="Value of `after` for the next page, which may be empty; null at the end.")
+    next: int | None = Field(
+        description="Value of `after`, or of `offset` if sorted, for the next page; null at the end."
+    )
 
 
 class Front(BaseModel):
@@ -156,6 +183,58 @@ class Front(BaseModel):
 
     objectives: list[str]
     items: list[TrialAnswer]
+
+
+class MeasurementAnswer(_Record):
+    """Measured quality and speed of a schedule with a router."""
+
+    variant: str = Field(description="`dense`, `uniform`, `static`, `dynamic`, `refined`, or `candidate`.")
+    split: str = Field(description="`validation` for what selection sees, `test` for the report; or other test data.")
+    trial: int | None = Field(description="Number of the trial; null for the dense model and for uniform schedules.")
+    router: int | None = Field(description="Number of the router; null for the static one.")
+    schedule: Schedule
+    overall_sparsity: float
+    kl: Finite = Field(description="Mean KL from the dense model per completion token, in nats.")
+    kl_low: Finite = Field(description="Lower end of its 95 % interval.")
+    kl_high: Finite
+    perplexity: Finite
+    perplexity_low: Finite
+    perplexity_high: Finite
+    accuracy: Finite = Field(description="Share of choices that are right; null without choices.")
+    accuracy_low: Finite
+    accuracy_high: Finite
+    n_items: int
+    n_choice_items: int
+    latency_ms: Finite = Field(description="Median time of a prefill of `batch` rows of `length` tokens.")
+    latency_low_ms: Finite = Field(description="First quartile.")
+    latency_high_ms: Finite = Field(description="Third quartile.")
+    speedup: Finite = Field(description="Over the dense model in the same turns; null if it was not timed.")
+    speedup_low: Finite
+    speedup_high: Finite
+    repeats: int
+    batch: int
+    length: int
+    flops: float
+    kv_bytes: int | None
+    peak_bytes: int | None
+
+
+class Measurements(BaseModel):
+    """The measurements of a study."""
+
+    items: list[MeasurementAnswer]
+
+
+class SelectionAnswer(_Record):
+    """The trial that was selected, and why."""
+
+    trial: int
+    router: int | None = Field(description="Number of the router; null for the static one.")
+    rule: str = Field(description="Name of the rule that decided; `asked` if somebody asked for this trial.")
+    reason: str
+    retention: Finite = Field(description="Share of the dense model's quality, on validation items.")
+    cost: str | None
+    latency: str | None = Field(description="Whether `measured` or `predicted` latency decided; null for neither.")
 
 
 class VolumePoint(BaseModel):
@@ -180,6 +259,32 @@ class ScheduleAnswer(BaseModel):
     schedule: Schedule
     overall_sparsity: float
     router: int | None = Field(description="Number of the router that decides which tokens; null for the static one.")
+
+
+class RouterOrigin(BaseModel):
+    """The router of an exported schedule."""
+
+    kind: str
+    sha256: str = Field(description="Hash of the weights.")
+
+
+class ScheduleFile(BaseModel):
+    """The schedule of a trial, where it comes from, and the settings of its study."""
+
+    schedule: Schedule
+    overall_sparsity: float
+    keep_first: int = Field(description="Tokens at the beginning of a prompt that every block runs.")
+    objectives: dict[str, float] = Field(description="Lower is better; latency is predicted.")
+    costs: dict[str, float]
+    study: str
+    study_created_at: datetime
+    trial: int
+    model: str
+    revision: str | None
+    adapter: str | None
+    model_fingerprint: str | None
+    router: RouterOrigin | None = Field(description="Null for the static one.")
+    settings: dict[str, Any]
 
 
 class RouterAnswer(_Record):

@@ -2,38 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Query
 from starlette.exceptions import HTTPException
 
-from search.service.http.analysis import cached_analyses
-from search.service.http.parameters import MAX_NUMBER, After, Limit, Number, StudyName
+from search.service.http.analysis import cached_analyses, cached_columns
+from search.service.http.parameters import After, Limit, Number, StudyName
 from search.service.http.responses import (
     Front,
     Log,
+    MeasurementAnswer,
+    Measurements,
     RouterAnswer,
     Routers,
     ScheduleAnswer,
+    SelectionAnswer,
     TrialAnswer,
     TrialPage,
     VolumeHistory,
     VolumePoint,
     log_line,
 )
+from search.service.http.trial_query import TrialQuery, asked_page
 from search.service.rules.problems import described
 from studies import Trial
 from studies.service.service_store import ServiceStore
 
-# Most trials that one request reads: those that it asks for may be rare.
-_MAX_READ = 20_000
-
-EndedState = Literal["finished", "pruned", "failed"]
-
 
 def add_results(router: APIRouter, store: ServiceStore) -> None:
     """Adds the operations to a router."""
-    analysis_of = cached_analyses(store)
+    analysis_of, columns_of = cached_analyses(store), cached_columns(store)
     problems = described(401, 404, 422)
 
     def one_trial(name: str, number: int) -> Trial:
@@ -43,28 +42,13 @@ def add_results(router: APIRouter, store: ServiceStore) -> None:
         return found
 
     @router.get("/studies/{name}/trials", responses=problems, tags=["results"])
-    def list_trials(
-        name: StudyName,
-        state: Annotated[EndedState | None, Query(description="Only trials of this state.")] = None,
-        proposer: Annotated[str | None, Query(max_length=64, description="Only trials of this proposer.")] = None,
-        round: Annotated[
-            int | None,
-            Query(ge=0, le=MAX_NUMBER, description="Only trials of this refinement; 0 for the first search."),
-        ] = None,
-        after: After = -1,
-        limit: Limit = 100,
-    ) -> TrialPage:
-        """List trials that have ended, by number."""
-        items: list[TrialAnswer] = []
-        for n_read, trial in enumerate(store.trials.each(name, after)):
-            if len(items) == limit or n_read == _MAX_READ:
-                return TrialPage(items=items, next=after)
-            after = trial.number
-            if state in (None, trial.state) and proposer in (None, trial.proposer) and round in (None, trial.round):
-                items.append(TrialAnswer.model_validate(trial))
-        # Raises an error if there is no such study.
-        store.trials.n_begun(name)
-        return TrialPage(items=items, next=None)
+    def list_trials(name: StudyName, query: Annotated[TrialQuery, Query()]) -> TrialPage:
+        """List trials that have ended, by number or sorted by a value."""
+        objectives = store.studies.get(name).objectives
+        front = [] if query.front is None else [trial.number for trial in analysis_of(name).front]
+        numbers, following = asked_page(query, columns_of(name), objectives, front)
+        items = [TrialAnswer.model_validate(trial) for trial in store.trials.some(name, numbers)]
+        return TrialPage(items=items, next=following)
 
     @router.get("/studies/{name}/trials/{number}", responses=problems, tags=["results"])
     def get_trial(name: StudyName, number: Number) -> TrialAnswer:
@@ -96,6 +80,25 @@ def add_results(router: APIRouter, store: ServiceStore) -> None:
                 if trial.finished_at is not None
             ],
         )
+
+    @router.get("/studies/{name}/measurements", responses=problems, tags=["results"])
+    def list_measurements(
+        name: StudyName,
+        split: Annotated[
+            str | None, Query(max_length=200, description="Only those on these items, such as `test` or `validation`.")
+        ] = None,
+    ) -> Measurements:
+        """List what was measured of the dense model, of candidates, and of what the selected trial is compared with."""
+        found = [one for one in store.results.measurements(name) if split in (None, one.split)]
+        return Measurements(items=[MeasurementAnswer.model_validate(one) for one in found])
+
+    @router.get("/studies/{name}/selection", responses=problems, tags=["results"])
+    def get_selection(name: StudyName) -> SelectionAnswer:
+        """Get the trial that was selected, and why."""
+        selection = store.studies.get(name).facts.selection
+        if selection is None:
+            raise HTTPException(404, "The study has selected no trial yet: GET its stages for how far it is.")
+        return SelectionAnswer.model_validate(selection)
 
     @router.get("/studies/{name}/routers", responses=problems, tags=["results"])
     def list_routers(name: StudyName) -> Routers:

@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Response
 
+from dashboards.analysis.run_progress import progress_of
 from search.service.http.parameters import Limit, Offset, StudyName
-from search.service.http.responses import StudyAnswer, StudyList, study_answer, study_line
+from search.service.http.responses import (
+    ProgressAnswer,
+    StageAnswer,
+    StagesAnswer,
+    StudyAnswer,
+    StudyList,
+    study_answer,
+    study_line,
+)
 from search.service.jobs.submitting import create_and_submit, resume_and_submit
 from search.service.rules.problems import described
 from search.service.rules.requests import ResumeRequest, StudyRequest
 from search.service.rules.settings import ServiceSettings
 from studies.service.service_store import ServiceStore
-from studies.service.submissions import RunState
+from studies.service.submissions import RunState, run_state
+
+
+def study_now(store: ServiceStore, name: str) -> StudyAnswer:
+    """A study as it stands, without its trials."""
+    # The submission is read first: a study's state is final before its submission ends.
+    submission = store.queue.get(name)
+    study = store.studies.get(name)
+    return study_answer(study, store.trials.n_ended(name), store.runs.stages(name), submission)
 
 
 def add_studies(router: APIRouter, store: ServiceStore, settings: ServiceSettings) -> None:
     """Adds the operations to a router."""
-
-    def answer(name: str) -> StudyAnswer:
-        # The submission is read first: a study's state is final before its submission ends.
-        submission = store.queue.get(name)
-        study = store.studies.get(name)
-        return study_answer(study, store.trials.n_ended(name), store.runs.stages(name), submission)
+    answer = partial(study_now, store)
 
     @router.get("/studies", responses=described(401, 422), tags=["studies"])
     def list_studies(
@@ -52,6 +65,17 @@ def add_studies(router: APIRouter, store: ServiceStore, settings: ServiceSetting
     def get_study(name: StudyName) -> StudyAnswer:
         """Get the configuration and the state of a study."""
         return answer(name)
+
+    @router.get("/studies/{name}/stages", responses=described(401, 404, 422), tags=["studies"])
+    def get_stages(name: StudyName) -> StagesAnswer:
+        """Get the stages of a study, and the progress of the one that runs."""
+        submission = store.queue.get(name)
+        study, stages = store.studies.get(name), store.runs.stages(name)
+        said = store.events.latest(name, ("figures",))
+        state = run_state(study.state, submission)
+        now = progress_of(store, study, state, stages, said[-1].content if said else {})
+        items = [StageAnswer.model_validate(one) for one in stages]
+        return StagesAnswer(state=state, items=items, progress=ProgressAnswer.model_validate(now))
 
     @router.delete(
         "/studies/{name}",

@@ -6,6 +6,7 @@ from pathlib import Path
 from threading import Lock
 
 from search.errors import ConfigError
+from search.pipeline.resume_settings import asking_for
 from search.problem.objectives import objective_names
 from search.service.auth.access import current_access
 from search.service.rules.requests import ResumeRequest, StudyRequest, check_own_folder, checked_changes, checked_study
@@ -42,6 +43,17 @@ def resume_and_submit(name: str, request: ResumeRequest | None, store: ServiceSt
         if "out" in changes:
             check_own_folder(str(changes["out"]), name, store.queue.configurations())
         store.queue.submit(name, changes, by=_who())
+
+
+def measure_and_submit(name: str, trial: int, select: bool, store: ServiceStore, settings: ServiceSettings) -> None:
+    """Queues a finished study again with a trial to be measured, too, and selected if that is asked for.
+
+    Raises:
+        StudyBusyError: It waits for a runner.
+        UnfinishedError: It has not finished.
+    """
+    asked = asking_for(store.studies.get(name), [trial], select, "wait until this one has, or resume it")
+    resume_and_submit(name, ResumeRequest(**asked), store, settings)
 
 
 def _who() -> str | None:

@@ -18,7 +18,7 @@ from starlette.routing import Match, Mount
 
 from ftp_core.errors import CoreError
 from search.config.run_config import RunConfig
-from search.errors import SearchError
+from search.errors import SearchError, UnfinishedError
 from search.service.rules.plain_pages import is_opened, plain_page
 from studies import StorageError, StudiesError, StudyBusyError, StudyExistsError, StudyNotFoundError
 from studies.service.submissions import NotSubmittedError
@@ -128,7 +128,7 @@ def problem_of(error: Exception, request: Request) -> Response:
         return problem(404, "There is no such study: GET /api/v1/studies lists all.")
     if isinstance(error, StudyExistsError):
         return problem(409, "A study of this name exists: choose another name, resume it, or delete it first.")
-    if isinstance(error, (StudyBusyError, NotSubmittedError)):
+    if isinstance(error, (StudyBusyError, NotSubmittedError, UnfinishedError)):
         return problem(409, str(error))
     if isinstance(error, StorageError):
         # Its text names the database.

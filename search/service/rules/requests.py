@@ -70,6 +70,10 @@ _ChangedSettings: Any = create_model("_ChangedSettings", __base__=_Settings, **_
 class StudyRequest(_StudySettings):
     """A new study: its name and settings, which `ftp-search config` describes."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"example": {"name": "mine", "trials": 500, "cost": "flops", "target_flops_saved": 0.3}}
+    )
+
     name: Annotated[str, AfterValidator(normalised)] = Field(
         min_length=1, max_length=MAX_NAME_LENGTH, description="Unique in the service."
     )
@@ -77,6 +81,8 @@ class StudyRequest(_StudySettings):
 
 class ResumeRequest(_ChangedSettings):
     """Settings of a study that change as it is resumed."""
+
+    model_config = ConfigDict(json_schema_extra={"example": {"trials": 1000, "also_measure": [57]}})
 
 
 def checked_study(request: StudyRequest, store: StudyStore, settings: ServiceSettings) -> tuple[RunConfig, set[str]]:

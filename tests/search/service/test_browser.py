@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
@@ -243,6 +244,13 @@ def test_the_trials_that_one_was_made_from_are_a_click_away(
             page.get_by_role("button", name="Select trial 9, which this one was made from").click()
             expect(page.locator("#trial-panel .gtitle")).to_have_text("Schedule of trial 9")
             expect(page.locator("#trial-number")).to_have_value("9")
+        with page.expect_download() as saved:
+            page.get_by_role("button", name="Save the schedule of trial 9 with its settings").click()
+        assert saved.value.suggested_filename == "made up-trial-9.json"
+        assert json.loads(saved.value.path().read_text())["trial"] == 9
+        page.get_by_role("button", name="Measure trial 9 on validation items and on the clock").click()
+        expect(page.locator("#study-said")).to_have_text("made up: measures trial 9 as soon as a runner is free.")
+        assert store.queue.waiting() == ["made up"]
 
 
 @pytest.mark.parametrize(

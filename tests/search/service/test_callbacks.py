@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 import random
 from collections.abc import Iterator
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -131,8 +131,8 @@ def mutated(body: Any, rng: random.Random) -> Any:
         (holder, key), (other, there) = rng.choice(places), rng.choice(places)
         match rng.choice(("replace", "replace", "leave out", "double", "exchange")):
             case "replace":
-                # A copy: the next change may be within it.
-                holder[key] = copy.deepcopy(rng.choice(JUNK))
+                # A copy: else a list could be put into itself, and stay so for the next body.
+                holder[key] = deepcopy(rng.choice(JUNK))
             case "leave out":
                 del holder[key]
             case "double" if isinstance(holder, list):

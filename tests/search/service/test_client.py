@@ -64,10 +64,14 @@ def test_everything_that_the_api_does_the_client_does(store: ServiceStore, serve
             store.trials.append(name, trial(number, values))
         assert [one["number"] for one in client.trials(name)] == [0, 1, 2]
         assert [one["number"] for one in client.trials(name, state="failed")] == [2]
+        assert [one["number"] for one in client.trials(name, sort="kl")] == [1, 0, 2]
         assert client.trial(name, 1)["values"] == [0.1, 7.0] and client.schedule(name, 1)["trial"] == 1
         assert [one["number"] for one in client.front(name)] == [1, 0]
         assert len(client.hypervolume(name)["items"]) == 2 and client.routers(name) == []
-        assert client.runners() == []
+        assert client.runners() == [] and client.measurements(name, split="test") == []
+        assert client.stages(name)["progress"]["ahead"] == 0 and client.export(name, 1)["trial"] == 1
+        with pytest.raises(ServiceError, match="selected no trial yet"):
+            client.selection(name)
         store.events.add(name, [("log", {"text": "hello"})])
         assert list(client.logs(name)) == ["hello"]
         assert client.stop(name)["state"] == "stopped" == client.wait(name, 10)["state"]
@@ -88,6 +92,11 @@ def test_everything_that_the_api_does_the_client_does(store: ServiceStore, serve
         assert client.download_model(name, tmp_path / "model.zip").stat().st_size > 0
         assert client.resume(name, trials=9)["state"] == "queued"
         client.stop(name)
+        store.runs.set_state(name, StudyState.FINISHED)
+        for ask in (client.measure, client.select):
+            assert ask(name, 1)["state"] == "queued"
+            client.stop(name)
+            store.runs.set_state(name, StudyState.FINISHED)
         client.delete(name)
         with pytest.raises(ServiceError, match="no such study"):
             client.study(name)

@@ -26,6 +26,7 @@ from dashboards.app.pages.create import NewPage
 from dashboards.app.pages.explore import Exploring, ranges
 from dashboards.app.pages.studies import StudiesPage
 from dashboards.app.pages.study import StudyPage
+from dashboards.app.pages.trial_acts import TrialActs
 from dashboards.app.views import FIGURES, Views
 from search.config.run_config import SUBMITTABLE
 from search.service.dashboard import actions, dashboard, form_field
@@ -64,6 +65,12 @@ def watch(store: ServiceStore) -> Watch:
     return Watch(store)
 
 
+@pytest.fixture
+def unused(store: ServiceStore, watch: Watch, settings: ServiceSettings) -> TrialActs:
+    """Buttons that a reader does not see."""
+    return TrialActs(watch, actions(store, settings), lambda: False)
+
+
 # What a page sends beside the path of its address.
 PAGE = {
     "outputs": {"id": "page", "property": "children"},
@@ -98,7 +105,8 @@ def test_addresses_without_a_page_are_not_found(make_client: MakeClient, setting
             assert client.get(path).status_code == 404
         assert client.get("/api/v1/nothing").json()["detail"].startswith("There is nothing at this address")
         assert not any(
-            "export" in path or "study/" in path for path in client.get("/api/v1/openapi.json").json()["paths"]
+            path.startswith("/export") or "study/" in path
+            for path in client.get("/api/v1/openapi.json").json()["paths"]
         )
 
 
@@ -246,7 +254,8 @@ def test_ids_of_components_hold_no_text_of_users(store: ServiceStore, watch: Wat
     name, may = "nämé", actions(store, settings)
     filled(store, name)
     store.trials.append(name, replace(records.TRIALS[9], number=200, parents=(9,), proposer=name))
-    exploring, look = Exploring(watch), {"version": "1", "theme": None, "webgl": True}
+    exploring = Exploring(watch, TrialActs(watch, may, lambda: True))
+    look = {"version": "1", "theme": None, "webgl": True}
     study = StudyPage(watch, may, lambda: True)
     shown = [
         *(StudiesPage(watch, may, lambda: True).layout(""), NewPage(may, lambda: True).layout("")),
@@ -416,6 +425,32 @@ def test_whoever_is_no_editor_changes_nothing(store: ServiceStore, watch: Watch,
     outcome = NewPage(may, lambda: False).create({"name": "mine"})
     assert isinstance(outcome, RefusedError) and store.studies.summaries()[0].name == "made up"
     assert len(store.studies.summaries()) == 1
+
+
+def test_editors_measure_select_and_save_the_trial_that_they_look_at(
+    store: ServiceStore, watch: Watch, settings: ServiceSettings, unused: TrialActs
+) -> None:
+    filled(store)
+    may = actions(store, settings)
+    acts = TrialActs(watch, may, lambda: True)
+    shown = text_of(Exploring(watch, acts).panel(9, None, "made up"))
+    assert all(f'"do": "{what}", "trial": 9' in shown for what in ("measure", "select", "export"))
+    # Nothing is known of a trial that failed.
+    assert '"do"' not in text_of(Exploring(watch, acts).panel(7, None, "made up"))
+    assert '"do"' not in text_of(Exploring(watch, unused).panel(9, None, "made up"))
+    assert "only editors" in unused.press("measure", 9, "made up")[0] and store.queue.get("made up") is None
+    assert "Nothing was done" in acts.press("frobnicate", 9, "made up")[0]
+    assert "no such trial" in acts.press("measure", 9999, "made up")[0]
+    assert "no trial 9999" in acts.press("export", 9999, "made up")[0]
+    file = acts.press("export", 9, "made up")[2]
+    assert file["filename"] == "made up-trial-9.json" and json.loads(file["content"])["trial"] == 9
+    said, changed, _ = acts.press("select", 9, "made up")
+    submission = store.queue.get("made up")
+    assert said == changed and submission is not None and submission.changes["select_trial"] == 9
+    assert "waits for a runner" in acts.press("measure", 9, "made up")[0]
+    store.runs.set_state("made up", StudyState.STOPPED)
+    stopped = text_of(Exploring(watch, acts).panel(9, None, "made up"))
+    assert '"do": "export"' in stopped and '"do": "measure"' not in stopped
 
 
 def test_a_verb_that_no_button_has_does_nothing(store: ServiceStore, watch: Watch, settings: ServiceSettings) -> None:
@@ -615,9 +650,11 @@ def test_a_page_that_the_database_does_not_answer_for_says_so_and_is_shown_once_
     assert "No such study" in missing and "tries again" not in missing
 
 
-def test_a_trial_is_shown_when_it_is_pointed_at_or_selected(store: ServiceStore, watch: Watch) -> None:
+def test_a_trial_is_shown_when_it_is_pointed_at_or_selected(
+    store: ServiceStore, watch: Watch, unused: TrialActs
+) -> None:
     filled(store)
-    exploring = Exploring(watch)
+    exploring = Exploring(watch, unused)
     assert "No trial selected" in text_of(exploring.panel(None, None, "made up"))
     shown = text_of(exploring.panel(9, None, "made up"))
     assert "Schedule of trial 9" in shown and records.TRIALS[9].proposer in shown
@@ -630,13 +667,15 @@ def test_a_trial_is_shown_when_it_is_pointed_at_or_selected(store: ServiceStore,
     assert first != second and exploring.walk(-1, second, "latency_ms", "kl", "made up") == first
 
 
-def test_a_trial_says_what_it_was_made_from_and_who_evaluated_it(store: ServiceStore, watch: Watch) -> None:
+def test_a_trial_says_what_it_was_made_from_and_who_evaluated_it(
+    store: ServiceStore, watch: Watch, unused: TrialActs
+) -> None:
     filled(store)
     at = datetime(2026, 1, 1, tzinfo=UTC)
     work = (WorkSpan("3", at, 0.5), WorkSpan("3", at, 0.25), WorkSpan("12", at, 0.25))
     made = replace(records.TRIALS[9], number=200, parents=(9, 50), work=work)
     store.trials.append("made up", made)
-    exploring = Exploring(watch)
+    exploring = Exploring(watch, unused)
     shown = text_of(exploring.panel(200, None, "made up"))
     for parent in made.parents:
         assert json.dumps({"type": "parent", "trial": parent}) in shown
@@ -646,9 +685,11 @@ def test_a_trial_says_what_it_was_made_from_and_who_evaluated_it(store: ServiceS
     assert "made from" not in recalled and "worker" not in recalled
 
 
-def test_speeds_stand_below_the_results_where_they_were_timed(store: ServiceStore, watch: Watch) -> None:
+def test_speeds_stand_below_the_results_where_they_were_timed(
+    store: ServiceStore, watch: Watch, unused: TrialActs
+) -> None:
     filled(store)
-    exploring, look = Exploring(watch), {"theme": None, "webgl": False}
+    exploring, look = Exploring(watch, unused), {"theme": None, "webgl": False}
     shown = text_of(exploring.below(look, "latency_ms", "kl", "made up")[0])
     title = "Speed by prompt length and new tokens"
     assert shown.index("Measured on test items") < shown.index(title) and "prefill alone" in shown

@@ -109,6 +109,29 @@ def test_what_is_done_is_kept_when_there_is_no_memory_for_the_next(
     assert study.store.profiles.get(profile_conditions(model).fingerprint(1, 32)) is not None
 
 
+def test_a_profile_that_was_stopped_goes_on_behind_what_was_measured(
+    study: OpenStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def measured(model: SkippingModel, shapes: list[tuple[int, int]], *_: object, **__: object) -> LatencyProfile:
+        asked.extend(shapes)
+        if len(asked) == 3:
+            # Whatever ends a process, nothing of it is asked to clean up.
+            raise SystemExit(-9)
+        return made_up(study.workload, shapes)
+
+    monkeypatch.setattr("search.inputs.latency_profiles.profile_latency", measured)
+    shapes = [(1, 32), (1, 64), (1, 96), (1, 128)]
+    model = study.workload.model.skipping
+    with pytest.raises(SystemExit):
+        profile_of(study.store, model, shapes, study.view)
+    found = profile_of(study.store, model, shapes, study.view)
+    assert asked == [*shapes[:3], *shapes[2:]]
+    assert [(one.batch, one.length) for one in found.profile.shapes] == shapes
+    assert [known[:2] for known in found.known] == shapes[:2]
+
+
 def test_an_earlier_profile_stays_unless_it_shall_be_replaced(study: OpenStudy) -> None:
     here = made_up(study.workload, [(1, 64)])
     later = LatencyProfile((replace(here.shapes[0], fixed_ms=9.0),), *_rest(here))

@@ -17,9 +17,11 @@ from search.errors import ConfigError
 from search.service.auth.access import CSRF_COOKIE, CSRF_HEADER, SESSION_COOKIE
 from search.service.auth.attempts import FailedAttempts
 from search.service.serving import check_reach
+from studies import StudyState
 from studies.service.service_store import ServiceStore
 from studies.service.tokens import Role
 from tests.search.service.conftest import HERE, MakeClient
+from tests.studies.records import trial
 
 STUDIES = "/api/v1/studies"
 
@@ -69,6 +71,7 @@ def test_binding_elsewhere_demands_a_token(store: ServiceStore) -> None:
         ("POST", STUDIES, {"name": "two"}),
         ("POST", f"{STUDIES}/one/stop", None),
         ("POST", f"{STUDIES}/one/resume", None),
+        *(("POST", f"{STUDIES}/one/points/0/{what}", None) for what in ("measure", "select", "export")),
         ("DELETE", f"{STUDIES}/one", None),
     ],
 )
@@ -84,6 +87,10 @@ def test_readers_look_and_editors_change(
     assert client.post(STUDIES, json={"name": "one"}, headers=editor).status_code == 201
     if path.endswith("resume"):
         store.queue.request_stop("one")
+    if "/points/" in path:
+        store.queue.request_stop("one")
+        store.trials.append("one", trial(0, (0.5, 5.0)))
+        store.runs.set_state("one", StudyState.FINISHED)
     before = client.get(STUDIES, headers=reader)
     assert before.status_code == 200
     assert client.request(method, path, json=body, headers=reader).status_code == 403

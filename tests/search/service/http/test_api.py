@@ -27,7 +27,9 @@ from studies.records.trial import WorkSpan
 from studies.service.service_store import ServiceStore
 from studies.sql.database import Database
 from studies.store.lease import Lease
+from tests.dashboards import records
 from tests.search.service.conftest import MakeClient
+from tests.search.service.test_dashboard import filled
 from tests.studies.records import said, trial
 
 STUDIES = "/api/v1/studies"
@@ -166,6 +168,50 @@ def test_heads_are_those_of_what_would_be_got(
 def _got(client: TestClient) -> list[str]:
     paths = client.get("/api/v1/openapi.json").json()["paths"]
     return [path for path, operations in paths.items() if "get" in operations]
+
+
+def test_what_a_client_has_already_is_not_sent_again(client: TestClient, store: ServiceStore) -> None:
+    _trials(store)
+    for path in (STUDIES, f"{STUDIES}/one", f"{STUDIES}/one/trials", f"{STUDIES}/one/front", "/api/v1/openapi.json"):
+        first = client.get(path)
+        tag = first.headers["ETag"]
+        # Caches keep nothing: a program that compares has it in its memory.
+        assert first.headers["Cache-Control"] == "no-store"
+        for known in (tag, f'"other", {tag}', tag.removeprefix("W/"), "*"):
+            again = client.get(path, headers={"If-None-Match": known})
+            assert (again.status_code, again.content, again.headers["ETag"]) == (304, b"", tag), path
+            assert again.headers["Vary"] == "Accept-Encoding" and "Content-Type" not in again.headers
+        assert client.get(path, headers={"If-None-Match": 'W/"other"'}).content == first.content
+        assert client.head(path, headers={"If-None-Match": tag}).status_code == 304
+    tag = client.get(f"{STUDIES}/one").headers["ETag"]
+    store.trials.append("one", trial(5, (0.05, 9.0)))
+    changed = client.get(f"{STUDIES}/one", headers={"If-None-Match": tag})
+    assert changed.status_code == 200 and changed.json()["n_trials"] == 6 and changed.headers["ETag"] != tag
+    for answer in (client.get(f"{STUDIES}/absent"), client.post(STUDIES, json={"name": "two"})):
+        assert "ETag" not in answer.headers
+
+
+def test_answers_are_compressed_but_for_streams(
+    make_client: MakeClient, settings: ServiceSettings, store: ServiceStore
+) -> None:
+    client = make_client(dashboard=dashboard(settings))
+    for number in range(20):
+        store.studies.create(f"study {number}", {"model": "m"}, ("kl", "latency_ms"))
+    page = {"id": "url", "property": "pathname", "value": "/"}
+    state = [{"id": "url", "property": "search", "value": ""}]
+    body = {"output": "page.children", "inputs": [page], "outputs": {"id": "page", "property": "children"}}
+    for method, path, sent in (("GET", STUDIES, None), ("POST", "/_dash-update-component", {**body, "state": state})):
+        plain, packed = (
+            client.request(method, path, json=sent, headers={"Accept-Encoding": encoding})
+            for encoding in ("identity", "gzip")
+        )
+        assert plain.status_code == 200 and "content-encoding" not in plain.headers
+        assert packed.headers["content-encoding"] == "gzip" and packed.json() == plain.json()
+        assert int(packed.headers["content-length"]) < len(plain.content) / 3
+    # A piece that waits in a compressor would be late.
+    stream = client.get(f"{STUDIES}/study 0/events", headers={"Accept-Encoding": "gzip"})
+    assert stream.headers["content-type"].startswith("text/event-stream") and "content-encoding" not in stream.headers
+    assert "event: rest" in stream.text
 
 
 def test_allow_names_every_method_of_an_address(make_client: MakeClient, settings: ServiceSettings) -> None:
@@ -351,6 +397,83 @@ def test_trials_are_listed_in_pages_and_filtered(client: TestClient, store: Serv
     assert client.get(f"{STUDIES}/one/trials/{2**40}").status_code == 422
 
 
+def test_trials_of_a_finished_study_are_measured_and_selected(client: TestClient, store: ServiceStore) -> None:
+    _trials(store)
+    points = f"{STUDIES}/one/points"
+    refused = client.post(f"{points}/0/measure")
+    assert refused.status_code == 409 and "'one' is created: measure trials of one that has finished" in refused.text
+    store.runs.set_state("one", StudyState.FINISHED)
+    store.studies.set_config("one", {"also_measure": [1]})
+    assert client.post(f"{points}/9/select").status_code == 404
+    assert client.post(f"{points}/3/select").status_code == 422
+    assert client.post(f"{STUDIES}/absent/points/0/measure").status_code == 404
+    for what, number, changes in (
+        ("measure", 0, {"also_measure": [1, 0]}),
+        ("measure", 1, {"also_measure": [1]}),
+        ("select", 2, {"also_measure": [1, 2], "select_trial": 2}),
+    ):
+        queued = client.post(f"{points}/{number}/{what}")
+        submission = store.queue.get("one")
+        assert (queued.status_code, queued.json()["state"]) == (202, "queued")
+        assert submission is not None and submission.changes == changes
+        assert client.post(f"{points}/{number}/{what}").status_code == 409
+        store.queue.request_stop("one")
+        store.runs.set_state("one", StudyState.FINISHED)
+
+
+def test_a_trial_is_exported_as_its_schedule_with_its_settings(client: TestClient, store: ServiceStore) -> None:
+    config = {"model": "m", "revision": "r", "seed": 3, "ray_address": "secret"}
+    store.studies.create("ü", config, ("kl", "latency_ms"))
+    sha256 = hashlib.sha256(b"weights").hexdigest()
+    run = RouterRun(0, (0.5,), {"static_kl": 0.4, "kind": "hidden"}, {}, sha256, 1.5, datetime.now(UTC))
+    store.routers.add("ü", run, b"weights")
+    metrics = {"flops": 2.0, "kv_bytes": math.nan}
+    store.trials.append("ü", replace(trial(0, (0.5, 5.0)), router=0, metrics=metrics))
+    store.trials.append("ü", trial(1, None))
+    exported = client.post(f"{STUDIES}/ü/points/0/export")
+    assert exported.status_code == 200 and exported.headers["Content-Disposition"].endswith("%C3%BC-trial-0.json")
+    found = exported.json()
+    assert SparsitySchedule.from_json(found["schedule"]) == SparsitySchedule.of([0.0, 0.5])
+    assert found["objectives"] == {"kl": 0.5, "latency_ms": 5.0} and found["costs"] == {"flops": 2.0}
+    assert (found["study"], found["trial"], found["model"], found["revision"]) == ("ü", 0, "m", "r")
+    assert found["router"] == {"kind": "hidden", "sha256": sha256} and found["settings"]["seed"] == 3
+    assert "secret" not in exported.text
+    assert client.post(f"{STUDIES}/ü/points/1/export").status_code == 422
+    assert client.post(f"{STUDIES}/ü/points/2/export").status_code == 404
+
+
+def test_trials_are_sorted_and_selected_by_their_values(client: TestClient, store: ServiceStore) -> None:
+    _trials(store)
+
+    def numbers(**wanted: object) -> list[int]:
+        page = client.get(f"{STUDIES}/one/trials", params=wanted)  # type: ignore[arg-type]
+        return [one["number"] for one in page.json()["items"]]
+
+    # Trial 3 failed: it has no values.
+    assert numbers(sort="kl") == [4, 2, 0, 1, 3] and numbers(sort="-kl") == [1, 0, 2, 4, 3]
+    assert numbers(sort="latency_ms", state="finished") == [4, 0, 1, 2]
+    assert numbers(sort="seconds") == [0, 1, 2, 3, 4]
+    page = client.get(f"{STUDIES}/one/trials", params={"sort": "kl", "limit": 2}).json()
+    assert page["next"] == 2 and numbers(sort="kl", limit=3, offset=page["next"]) == [0, 1, 3]
+    assert client.get(f"{STUDIES}/one/trials", params={"sort": "kl", "offset": 3, "limit": 2}).json()["next"] is None
+    assert numbers(front=True) == [4] and numbers(front=False, sort="-latency_ms") == [2, 1, 0, 3]
+    assert numbers(at_most="kl:0.5") == [0, 2, 4] and numbers(at_most=["kl:0.5", "latency_ms:5"]) == [0, 4]
+    assert numbers(at_most="kl:5e-1", at_least="latency_ms:5") == [0, 2]
+    store.trials.append("one", trial(5, (0.05, 9.0)))
+    assert numbers(sort="kl", limit=1) == [5] and numbers(front=True) == [4, 5]
+    for wanted, hint in (
+        ({"sort": "latency"}, "did you mean latency_ms?"),
+        ({"at_most": "nothing:1"}, "expected one of kl, latency_ms"),
+        ({"at_most": "kl"}, "at_most"),
+        ({"at_least": "kl:1.2.3"}, "such as kl:0.2"),
+        ({"sort": "kl", "after": 1}, "give offset"),
+        ({"offset": 1}, "give after"),
+        ({"sorted": "kl"}, "did you mean sort?"),
+    ):
+        refused = client.get(f"{STUDIES}/one/trials", params=wanted)
+        assert refused.status_code == 422 and hint in refused.json()["detail"], refused.json()
+
+
 def test_schedules_with_halves_say_what_each_half_does(client: TestClient, store: ServiceStore) -> None:
     store.studies.create("one", {}, ("kl", "latency_ms"))
     schedule = SparsitySchedule.of_halves([0.5, 0.0], [0.25, 0.75], [True, False])
@@ -419,6 +542,35 @@ def test_the_front_and_how_it_grew_follow_the_trials(client: TestClient, store: 
     assert [one["number"] for one in client.get(f"{STUDIES}/one/front").json()["items"]] == [5, 4]
 
 
+def test_measurements_the_selection_and_stages_are_told(client: TestClient, store: ServiceStore) -> None:
+    filled(store, "one")
+    measured = client.get(f"{STUDIES}/one/measurements").json()["items"]
+    kept = records.measurements()
+    assert [(m["variant"], m["trial"], m["split"]) for m in measured] == [(m.variant, m.trial, m.split) for m in kept]
+    assert measured[0]["kl"] == kept[0].kl and measured[0]["speedup_low"] == kept[0].speedup_low
+    assert measured[1]["overall_sparsity"] == pytest.approx(kept[1].overall_sparsity)
+    assert client.get(f"{STUDIES}/one/measurements", params={"split": "nothing"}).json() == {"items": []}
+    selection = records.STUDY.facts.selection
+    assert selection is not None and client.get(f"{STUDIES}/one/selection").json()["reason"] == selection.reason
+    rests = client.get(f"{STUDIES}/one/stages").json()
+    assert rests["state"] == "finished" and rests["progress"]["stage"] is None
+    client.post(STUDIES, json={"name": "two", "trials": 6})
+    assert client.get(f"{STUDIES}/two/selection").status_code == 404
+    waits = client.get(f"{STUDIES}/two/stages").json()
+    assert waits["items"] == [] and (waits["progress"]["ahead"], waits["progress"]["has_runner"]) == (0, False)
+    with store.runs.lease("two"):
+        store.queue.claim("two", "w")
+        store.runs.begin_stage("two", "search")
+        figures = {"stage": "search", "step": 2, "figures": {"trials_per_s": 0.5}}
+        store.events.add("two", [("began", {"stages": ["search", "measure"]}), ("figures", figures)])
+        store.events.add("two", [("log", {"text": "hello"})])
+        runs = client.get(f"{STUDIES}/two/stages").json()
+    assert [(one["name"], one["state"]) for one in runs["items"]] == [("search", "running")]
+    now = runs["progress"]
+    assert (now["foreseen"], now["stage"], now["line"]) == (["search", "measure"], "search", "hello")
+    assert (now["step"], now["steps"], now["unit"], now["left_s"]) == (2, 6, "trials", 8.0)
+
+
 def test_routers_are_listed_without_their_weights(client: TestClient, store: ServiceStore) -> None:
     store.studies.create("one", {}, ("kl", "latency_ms"))
     curves = {"held_out_kl": [0.5, 0.25]}
@@ -444,7 +596,20 @@ def test_runners_and_metrics_say_what_goes_on(client: TestClient, store: Service
 
 
 def test_no_such_study_is_said_without_the_place_of_the_database(client: TestClient) -> None:
-    for path in ("", "/trials", "/front", "/hypervolume", "/routers", "/logs", "/events", "/report", "/model"):
+    for path in (
+        "",
+        "/trials",
+        "/front",
+        "/hypervolume",
+        "/routers",
+        "/logs",
+        "/stages",
+        "/measurements",
+        "/selection",
+        "/events",
+        "/report",
+        "/model",
+    ):
         for name in ("absent", "%00", "..%2f..", "%ff", "-"):
             answer = client.get(f"{STUDIES}/{name}{path}")
             assert answer.status_code == 404, (name, path)

@@ -18,7 +18,9 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from search.service.auth.login import TokenShown
 from search.service.http.app import create_app
+from search.service.rules.requests import ResumeRequest, StudyRequest
 from search.service.rules.settings import ServiceSettings
 from studies.service.service_store import ServiceStore
 from tests.studies.records import trial
@@ -37,11 +39,31 @@ def store(tmp_path: Path) -> ServiceStore:
     return store
 
 
+def test_operations_say_what_they_do_who_may_and_what_is_sent(store: ServiceStore, tmp_path: Path) -> None:
+    document = create_app(store, ServiceSettings(out=tmp_path / "out")).openapi()
+    schemas, schemes = document["components"]["schemas"], document["components"]["securitySchemes"]
+    assert schemes["token"]["scheme"] == "bearer" and schemes["session"]["name"] == "ftp_session"
+    operations = {(method, path): one for path, each in document["paths"].items() for method, one in each.items()}
+    summaries = [one["summary"] for one in operations.values()]
+    assert len({*summaries}) == len(summaries) > 20 and not [one for one in summaries if one.endswith(".")]
+    is_open = {place for place, one in operations.items() if not one["security"]}
+    assert is_open == {("get", f"/api/v1/{one}") for one in ("health", "ready")} | {("post", "/api/v1/session")}
+    bodies = [one["requestBody"]["content"]["application/json"] for one in operations.values() if "requestBody" in one]
+    for body in bodies:
+        [named] = [one for one in body["schema"].get("anyOf", [body["schema"]]) if "$ref" in one]
+        made = {one.__name__: one for one in (StudyRequest, ResumeRequest, TokenShown)}[named["$ref"].split("/")[-1]]
+        # What is given for an example can be sent.
+        made.model_validate(schemas[made.__name__]["example"])
+    assert len(bodies) == 3
+
+
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
 def test_the_document_is_kept(store: ServiceStore, tmp_path: Path, mode: GenerationMode) -> None:
     # Streams end at once, else each would be waited for.
     app = create_app(store, ServiceSettings(out=tmp_path / "out", stream_s=0.0))
     document = schemathesis.openapi.from_asgi("/api/v1/openapi.json", app, headers=HERE)
+    # Tokens that were made up would keep the rest from being looked at.
+    document.config.generation.update(with_security_parameters=False)
     operations = [found.ok() for found in document.get_all_operations() if isinstance(found, Ok)]
     assert len(operations) == document.statistic.operations.total > 20
 

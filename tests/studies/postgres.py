@@ -37,7 +37,8 @@ class PostgresServer:
 
     def start(self) -> None:
         options = f"-h 127.0.0.1 -p {self._port} -k {self._folder} -c max_connections=200"
-        self._run("pg_ctl", "start", "-w", "-D", self._data, "-l", str(self._folder / "log"), "-o", options)
+        waits = ("-w", "-t", "500")  # on a busy machine, it may recover for more than the minute that is usual
+        self._run("pg_ctl", "start", *waits, "-D", self._data, "-l", str(self._folder / "log"), "-o", options)
 
     def stop(self) -> None:
         self._run("pg_ctl", "stop", "-w", "-m", "immediate", "-D", self._data)

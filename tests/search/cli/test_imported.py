@@ -34,7 +34,6 @@ def optunas(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_an_imported_study_is_shown_and_goes_on(run: Run, tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(json.dumps(TINY))
     assert run("search", "--name", "mine", "--config", "tiny.yaml", "--quiet").code == 0

@@ -292,7 +292,7 @@ def test_zoom_legend_and_focus_stay_while_a_study_runs(chromium: Browser, addres
         page.get_by_role("button", name="Stop made up").focus()
         # Of a proposer that had none: what follows it in the figure has another place now.
         new = replace(records.TRIALS[20], number=200, values=(0.0005, 30.0), proposer="another")
-        beside = replace(new, number=201, values=(0.2, 29.5))
+        beside = replace(new, number=201, values=(0.05, 30.5))
         for one in (new, beside):
             store.trials.begin("made up", [running(one.schedule, one.proposer)])
             store.trials.finish("made up", [one])

@@ -6,6 +6,7 @@ import json
 import logging
 import random
 from collections.abc import Iterator
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from fastapi.testclient import TestClient
 
 from dashboards.app.data_source import Watch
 from dashboards.app.pages.manage import study_key
+from dashboards.app.views import PLACES
 from search.service.dashboard import dashboard
 from search.service.rules.settings import ServiceSettings
 from studies.service.service_store import ServiceStore
@@ -38,7 +40,8 @@ VALUES: dict[str, Any] = {
     **{"front-x.value": "latency_ms", "front-y.value": "kl", "selected.data": 9, "pointed.data": 9},
     **{"zoom.data": {"x": [10.0, 40.0], "y": None}, "trial-before.n_clicks": None, "trial-after.n_clicks": 2},
     **{"compared.value": [NAME], "compare-x.value": "latency_ms", "compare-y.value": "kl"},
-    **{"compare-again.n_intervals": None, "create.n_clicks": 1},
+    **{"compare-again.n_intervals": None, "create.n_clicks": 1, "study-seen.data": None},
+    **{f"{place}-seen.data": None for place in PLACES},
 }
 FIELDS = {"name": "mine", "trials": "20", "cost": "flops", "deterministic": ["on"], "data": None}
 # What takes the place of something in a body.
@@ -130,7 +133,7 @@ def mutated(body: Any, rng: random.Random) -> Any:
         (holder, key), (other, there) = rng.choice(places), rng.choice(places)
         match rng.choice(("replace", "replace", "leave out", "double", "exchange")):
             case "replace":
-                holder[key] = rng.choice(JUNK)
+                holder[key] = deepcopy(rng.choice(JUNK))
             case "leave out":
                 del holder[key]
             case "double" if isinstance(holder, list):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 from urllib.parse import unquote
 
@@ -32,9 +32,13 @@ class Page(Protocol):
 class Frame:
     """The head of every page, and which page is shown, by its name: "studies", "new", "study" or "compare"."""
 
-    def __init__(self, pages: Mapping[str, Page]) -> None:
+    def __init__(self, pages: Mapping[str, Page], is_editor: Callable[[], bool] = lambda: True) -> None:
         self._pages = pages
-        self.layout = html.Div(
+        self._is_editor = is_editor
+
+    def layout(self) -> html.Div:
+        """The frame for whoever asks: readers are not led to what they may not do."""
+        return html.Div(
             [
                 dcc.Location(id="url", refresh="callback-nav"),
                 dcc.Store(id="theme"),
@@ -47,13 +51,14 @@ class Frame:
                         html.Nav(
                             [
                                 dcc.Link("Studies", href="/"),
-                                dcc.Link("New study", href="/new"),
+                                *([dcc.Link("New study", href="/new")] if self._is_editor() else []),
                                 dcc.Link("Compare", href="/compare"),
                             ],
                             **attributes(aria_label="Pages"),
                         ),
                         html.Button("Copy link", id="copy-link", className="quiet", type="button"),
                         html.Button("Dark", id="theme-button", className="quiet", type="button"),
+                        html.Span(id="who", className="soft"),
                         html.Button("Sign out", id="sign-out", className="quiet", type="button", hidden=True),
                     ],
                     className="head",

@@ -79,7 +79,7 @@ def mount(
         "study": StudyPage(watch, actions, is_editor),
         "compare": ComparePage(watch),
     }
-    frame = Frame(pages)
+    frame = Frame(pages, is_editor)
     dash.layout = frame.layout
     frame.register(dash)
     for page in pages.values():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from hashlib import sha256
 from typing import Any
 from urllib.parse import quote
 
@@ -71,6 +73,12 @@ def complaint(error: StudiesError) -> str:
 
 def in_theme(figure: go.Figure, theme: str | None) -> go.Figure:
     """A figure for the page as it looks: `theme` has the words "light" or "dark", and "narrow" on a phone."""
+    # Plotly keeps what somebody chose in the legend for the trace of the same identity: by itself, of the same place.
+    known: Counter[str] = Counter()
+    for trace in figure.data:
+        known[trace.name] += 1
+        # Which selectors of Plotly's contain.
+        trace.uid = sha256(f"{trace.name} {known[trace.name]}".encode()).hexdigest()[:12]
     words = (theme or "").split()
     figure = darkened(figure) if DARK in words else figure
     return narrowed(figure) if NARROW in words else figure

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from functools import partial
+from hashlib import sha256
 from typing import Any
 
 import plotly.graph_objects as go
-from dash import ClientsideFunction, Dash, Input, Output, State, html
+from dash import ClientsideFunction, Dash, Input, Output, State, html, no_update
+from plotly.io.json import to_json_plotly
 
 from dashboards.analysis.axes import default_axes
 from dashboards.analysis.trials import Found
@@ -26,6 +28,7 @@ from dashboards.figures import (
     training_figure,
     workers_figure,
 )
+from dashboards.figures.appearance import empty_figure
 from dashboards.report.prompts import ShadedToken, legend, shaded_prompts
 from studies import StudyRecord
 
@@ -41,11 +44,14 @@ def _workers(study: StudyRecord) -> int | None:
 FIGURES: dict[str, tuple[str, Draw]] = {
     "heatmap": ("schedules", lambda found, study: schedules_figure(found, study.chosen_trial)),
     "importance": ("schedules", lambda found, study: sensitivities_figure(found)),
+    "parallel": ("schedules", lambda found, study: parallel_figure(found, default_axes(study.objectives)[0])),
     "growth-trials": ("progress", lambda found, study: growth_figure(found)),
     "growth-seconds": ("progress", lambda found, study: growth_figure(found, by_seconds=True)),
     "credit": ("progress", lambda found, study: proposers_figure(found)),
     "busy": ("progress", lambda found, study: workers_figure(found, _workers(study))),
 }
+# The places of the views that are no figure, or several.
+PLACES = ("routers", "prompts", "log")
 
 
 class Views:
@@ -71,31 +77,33 @@ class Views:
                 State(place, "figure"),
                 prevent_initial_call=True,
             )
-        for place, view, show in (
-            ("parallel-place", "schedules", self.parallel),
-            ("routers", "routers", self.routers),
-            ("prompts", "prompts", self.prompts),
-            ("log", "log", self.log),
-        ):
-            look = Input(look_at(view), "data")
-            shown = while_looked_at(show)
-            dash.callback(Output(place, "children"), look, study, prevent_initial_call=True)(shown)
+        for place, show in zip(PLACES, (self.routers, self.prompts, self.log), strict=True):
+            look = Input(look_at(place), "data")
+            shown = while_looked_at(partial(self._news, show))
+            dash.callback(
+                Output(place, "children"),
+                Output(f"{place}-seen", "data"),
+                look,
+                study,
+                State(f"{place}-seen", "data"),
+                prevent_initial_call=True,
+            )(shown)
+
+    def _news(self, show: Callable[[Look, str], Any], look: Look, name: str, seen: str | None) -> tuple[Any, Any]:
+        # What is as before stays: anew, figures would show everything again, and the keyboard's focus be lost.
+        content = show(look, name)
+        now = sha256(to_json_plotly(content).encode()).hexdigest()
+        return (no_update, no_update) if now == seen else (content, now)
 
     def _drawn(self, place: str, look: Look, name: str) -> go.Figure:
+        if place == "parallel" and not look["webgl"]:
+            return in_theme(empty_figure("Schedules, block by block", "This figure needs WebGL."), look["theme"])
         return self.figure(place, name, look["theme"])
 
     def figure(self, place: str, name: str, theme: str | None) -> go.Figure:
         """One of the figures that have a fixed place."""
         figure = FIGURES[place][1](self._watch.found(name), self._watch.standing(name).study)
         return in_theme(figure, theme).update_layout(uirevision=place)
-
-    def parallel(self, look: Look, name: str) -> Any:
-        """Parallel coordinates, which only WebGL draws."""
-        if not look["webgl"]:
-            return nothing("Schedules, block by block", "This figure needs WebGL, which this browser does not have.")
-        cost, _ = default_axes(self._watch.standing(name).study.objectives)
-        found = self._watch.found(name)
-        return drawn(in_theme(parallel_figure(found, cost), look["theme"]), "parallel coordinates", wide=True)
 
     def routers(self, look: Look, name: str) -> Any:
         """The training curves of every router."""

@@ -16,6 +16,12 @@ from numpy.typing import ArrayLike, NDArray
 INK = "#1a1a1a"
 SOFT_INK = "#5a5a5a"
 _DARK_INK = "#e9e9ea"
+# Opacity of points that stand back behind others: less, and they could not be told from the page.
+FAINT = 0.75
+# The colour of lines that do.
+LESS = "#949494"
+# The scale of shares, from none to all: what is more stands out more from the page, whether it is light or dark.
+SHARES: Sequence[tuple[float, str]] = ((0.0, "#EAF2FA"), (0.5, "#6BAED6"), (1.0, "#08306B"))
 # Traces with this `meta` are drawn in the colour of text: a page that turns dark has to repaint them.
 INKED = "ink"
 # By default Plotly 7 shows a button that uploads a figure with its data to cloud.plotly.com.
@@ -24,10 +30,11 @@ PLOT_CONFIG = {"displaylogo": False, "responsive": True, "showSendToCloud": Fals
 # Of a logarithmic axis.
 _MOST_TICKS = 5
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart; a variant has one colour in every figure.
+# Okabe and Ito's palette, which colour-blind readers can tell apart; a variant has one colour in every figure. What is
+# too pale for a white page is darker here, and has its own lightness on a dark one.
 VARIANT_COLOURS: Mapping[str, str] = {
     "dense": INK,
-    "uniform": "#E69F00",
+    "uniform": "#C38700",
     "static": "#0072B2",
     "dynamic": "#D55E00",
     "refined": "#009E73",
@@ -44,18 +51,27 @@ VARIANT_SYMBOLS: Mapping[str, str] = {
 
 # The rest of that palette, so that nobody takes a proposer for a variant.
 PROPOSER_COLOURS: Mapping[str, str] = {
-    "deap": "#999933",
-    "tpe": "#CC79A7",
-    "evopress": "#56B4E9",
+    "deap": "#747427",
+    "tpe": "#A85585",
+    "evopress": "#00789C",
     "cmaes": "#882255",
     "additive": "#117733",
     "initial design": "#5A5A5A",
     "ablation": "#332288",
-    "sample": "#8C8C8C",
-    "random": "#8C8C8C",
+    "sample": "#6F6F6F",
+    "random": "#6F6F6F",
 }
-# On a dark page, those that are too dark for it, and the least opacity of faint points: a contrast of 3 to 1.
+# On a dark page, those that are too dark for it, or darker on a white one than they need be here.
 _DARK_COLOURS: Mapping[str, str] = {
+    "#C38700": "#E69F00",
+    "#747427": "#B0B03C",
+    "#A85585": "#CC79A7",
+    "#00789C": "#56B4E9",
+    "#6F6F6F": "#8C8C8C",
+    "#2F776B": "#44AA99",
+    "#0072B2": "#2E8BC9",
+    LESS: "#6E747C",
+    **dict(zip((colour for _, colour in SHARES), ("#1E2A36", "#2E7AB5", "#A6DCFF"), strict=True)),
     "#882255": "#F0605C",
     "#117733": "#4DBB6A",
     "#5A5A5A": "#A8A8A8",
@@ -63,8 +79,7 @@ _DARK_COLOURS: Mapping[str, str] = {
     "#661100": "#C9925A",
     "#AA4499": "#D070C0",
 }
-_DARK_OPACITY = 0.75
-_OTHER_PROPOSERS = ("#AA4499", "#44AA99", "#661100")
+_OTHER_PROPOSERS = ("#AA4499", "#2F776B", "#661100")
 
 
 def proposer_colour(name: str) -> str:
@@ -182,17 +197,14 @@ def darkened(figure: go.Figure) -> go.Figure:
     dark = go.Figure(figure).update_layout(template=_DARK_LOOK)
     dark.update_shapes({"line.color": _DARK_INK}, selector={"line.color": INK})
     for trace in dark.data:
-        for part in ("marker", "line"):
-            if part not in trace:
-                continue
-            trace[part].color = _on_dark(trace[part].color, trace.meta == INKED)
-        if "marker" in trace and "opacity" in trace.marker and isinstance(trace.marker.opacity, float):
-            trace.marker.opacity = max(trace.marker.opacity, _DARK_OPACITY)
+        for part in ("marker.color", "marker.line.color", "line.color", "line.colorscale", "colorscale"):
+            if part in trace and trace[part] is not None:
+                trace[part] = _on_dark(trace[part], trace.meta == INKED)
     return dark
 
 
 def _on_dark(colour: Any, is_inked: bool) -> Any:
-    """The colour of a trace on a dark page, or those of its points."""
+    """The colour of a trace on a dark page, or those of its points or of its scale."""
     if isinstance(colour, (list, tuple)):
         return [_on_dark(one, is_inked) for one in colour]
     if not isinstance(colour, str):

@@ -13,6 +13,7 @@ from dashboards.analysis.axes import OFFERED, Axis, Floats
 from dashboards.analysis.records import NAMED_VARIANTS, row_title
 from dashboards.analysis.trials import Found, Places
 from dashboards.figures.appearance import (
+    FAINT,
     INK,
     INKED,
     VARIANT_COLOURS,
@@ -117,7 +118,7 @@ def front_figure(
                 marker={
                     "color": proposer_colour(proposer),
                     "size": 6 if standalone else 5,
-                    "opacity": 0.6 if standalone else 0.35,
+                    "opacity": FAINT,
                     "symbol": ["circle-open" if one else "circle" for one in np.isin(own, hollow)]
                     if len(hollow)
                     else "circle",
@@ -133,7 +134,7 @@ def front_figure(
             marker={
                 "color": [proposer_colour(found.columns.proposers[one]) for one in found.columns.proposer[lower]],
                 "size": 7,
-                "opacity": 0.6,
+                "opacity": FAINT,
                 "symbol": ["triangle-down-open" if one else "triangle-down" for one in np.isin(lower, hollow)],
             },
         )

@@ -13,8 +13,8 @@ from dashboards.figures.appearance import LogScale, empty_figure, plain_text, st
 from dashboards.figures.front import FRONT_PX
 from dashboards.figures.trial_points import better, lower_symbols, points, set_titles, stairs, templates, title_of
 
-# Okabe and Ito's palette, with another mark for each study.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#999933")
+# Of the palette of variants and proposers, with another mark for each study.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#A85585", "#C38700", "#00789C", "#882255", "#747427")
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x", "star")
 
 

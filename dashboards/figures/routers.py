@@ -22,7 +22,7 @@ from studies import RouterRun
 from studies.records.halves import overall
 from studies.records.study_facts import SelectionRecord
 
-_LOSSES = {"loss": INK, "distill": "#999933", "guide": "#CC79A7", "sparsity": "#56B4E9"}
+_LOSSES = {"loss": INK, "distill": "#747427", "guide": "#A85585", "sparsity": "#00789C"}
 _TITLES = {"loss": "total", "distill": "distillation", "guide": "guide", "sparsity": "sparsity"}
 
 

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 
 from dashboards.analysis.axes import Axis, Floats
 from dashboards.analysis.trials import Found, Places
-from dashboards.figures.appearance import INK, VARIANT_COLOURS, LogScale, block_axis, empty_figure, styled
+from dashboards.figures.appearance import INK, LESS, SHARES, VARIANT_COLOURS, LogScale, block_axis, empty_figure, styled
 from studies.records.halves import halves, n_blocks
 
 # Beyond this many, rows are too thin to read.
@@ -64,7 +64,7 @@ def schedules_figure(found: Found, selected: int | None = None) -> go.Figure:
             y=list(range(len(rows))),
             zmin=0.0,
             zmax=0.95,
-            colorscale="Blues",
+            colorscale=SHARES,
             colorbar={
                 "title": {"text": "share of tokens skipped", "side": "right", "font": {"size": 12}},
                 "tickvals": [0, 0.25, 0.5, 0.75, 0.95],
@@ -140,7 +140,7 @@ def parallel_figure(found: Found, cost: str) -> go.Figure:
     figure = go.Figure(
         go.Parcoords(
             dimensions=dimensions,
-            line={"color": on_front.tolist(), "colorscale": [[0, "#c9c9c9"], [1, _COLOUR]], "cmin": 0, "cmax": 1},
+            line={"color": on_front.tolist(), "colorscale": [[0, LESS], [1, _COLOUR]], "cmin": 0, "cmax": 1},
             labelfont={"size": 12},
             tickfont={"size": 10},
             rangefont={"size": 10},

@@ -31,7 +31,7 @@ def workers_figure(found: Found, workers: int | None = None) -> go.Figure:
         rows=2,
         cols=2,
         specs=[[{"colspan": 2}, None], [{}, {}]],
-        subplot_titles=("Each worker: the darker, the busier", "Evaluations at a time", "Trials per second"),
+        subplot_titles=("Each worker: the stronger, the busier", "Evaluations at a time", "Trials per second"),
         row_heights=[rows_px, _PANEL_PX],
         vertical_spacing=_GAP_PX / (rows_px + _GAP_PX + _PANEL_PX),
     )

@@ -16,6 +16,7 @@ from optuna.storages import BaseStorage
 from optuna.storages._base import DEFAULT_STUDY_NAME_PREFIX
 from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
+from optuna.study.study import _SYSTEM_ATTR_METRIC_NAMES
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import Connection, Row
 
@@ -174,7 +175,8 @@ class StudyStorage(BaseStorage):
             check_study(connection, study_id)
             where = sa.and_(table.study_id == study_id, table.kind == kind)
             rows = connection.execute(sa.select(table.key, table.value).where(where))
-            return {row.key: json.loads(row.value) for row in rows}
+            named = _metric_names(connection, study_id).get(study_id, {}) if kind == "system" else {}
+            return named | {row.key: json.loads(row.value) for row in rows}
 
         return self._database.read(work)
 
@@ -185,13 +187,14 @@ class StudyStorage(BaseStorage):
             attributes: dict[tuple[int, str], dict[str, Any]] = {}
             for row in connection.execute(sa.select(schema.study_attribute)):
                 attributes.setdefault((row.study_id, row.kind), {})[row.key] = json.loads(row.value)
+            named = _metric_names(connection)
             return [
                 FrozenStudy(
                     study_name=row.name,
                     direction=None,
                     directions=[StudyDirection(number) for number in row.directions],
                     user_attrs=attributes.get((row.id, "user"), {}),
-                    system_attrs=attributes.get((row.id, "system"), {}),
+                    system_attrs=named.get(row.id, {}) | attributes.get((row.id, "system"), {}),
                     study_id=row.id,
                 )
                 for row in connection.execute(sa.select(schema.study).order_by(_study.id))
@@ -352,3 +355,11 @@ class StudyStorage(BaseStorage):
             return n
 
         return self._database.read(work)
+
+
+def _metric_names(connection: Connection, study_id: int | None = None) -> dict[int, dict[str, list[str]]]:
+    """The attribute that names the values of a trial, of one study of schedules or of all: names of its objectives."""
+    run = schema.search_run.c
+    selected = sa.select(run.study_id, run.objectives)
+    rows = connection.execute(selected if study_id is None else selected.where(run.study_id == study_id))
+    return {row.study_id: {_SYSTEM_ATTR_METRIC_NAMES: list(row.objectives)} for row in rows}

@@ -171,6 +171,35 @@
     }
   }).observe(root, { childList: true, subtree: true, characterData: true, attributeFilter: ["datetime"] });
 
+  // Dash makes anew what it draws again, and with it what had the keyboard's focus: its successor gets it.
+  let focused = null;
+  const successor = (gone) => (gone.id ? document.getElementById(gone.id)
+    : [...document.querySelectorAll(gone.tagName)].find((one) => one.href === gone.href && one.textContent === gone.textContent
+      && one.getAttribute("aria-label") === gone.getAttribute("aria-label")));
+  document.addEventListener("focusin", (event) => { focused = event.target; });
+  // What is left without being taken away is let go.
+  document.addEventListener("focusout", (event) => { if (!event.relatedTarget && event.target.isConnected) {
+    window.setTimeout(() => { if (event.target.isConnected && focused === event.target) focused = null; });
+  } });
+  new MutationObserver(() => {
+    if (!focused || focused.isConnected) return;
+    const next = document.activeElement === document.body && successor(focused);
+    focused = null;
+    if (next) next.focus({ preventScroll: true });
+  }).observe(root, { childList: true, subtree: true });
+
+  // The keyboard, where it is on nothing that has keys of its own: arrows go along the front, Escape lets a trial go.
+  const WALKS = { ArrowLeft: "trial-before", ArrowRight: "trial-after" };
+  document.addEventListener("keydown", (event) => {
+    const at = document.activeElement, front = document.getElementById("front-figure");
+    if (!front || !front.checkVisibility() || event.defaultPrevented || event.ctrlKey || event.altKey || event.metaKey || event.shiftKey) return;
+    const isFree = at === document.body || at.id === "page" || at.matches(".beside, .beside *, #trial-before, #trial-after");
+    if (event.key === "Escape" && (isFree || at.id === "trial-number")) window.dash_clientside.set_props("trial-number", { value: "" });
+    else if (isFree && WALKS[event.key]) document.getElementById(WALKS[event.key]).click();
+    else return;
+    event.preventDefault();
+  });
+
   // What the address of a page holds: the page's path, what is kept of it, the values by parameter, and the address that
   // the page is on its way to.
   let path = null, kept = [], values = {}, target = null;
@@ -199,6 +228,21 @@
       return isPossible(said.at(-1)) ? said.at(-1) : one.default;
     };
     return Object.fromEntries(kept.map((one) => [one.name, valueOf(one)]));
+  }
+
+  // A figure with what somebody left out of the one before, in its legend or along its axes.
+  function withChoices(drawn, before) {
+    const old = new Map(((before && before.data) || []).map((trace) => [trace.uid, trace]));
+    for (const trace of drawn.data) {
+      const own = old.get(trace.uid);
+      if (!own) continue;
+      if (own.visible === "legendonly") trace.visible = own.visible;
+      (trace.dimensions || []).forEach((one, at) => {
+        const other = (own.dimensions || [])[at];
+        if (other && other.label === one.label && other.constraintrange) one.constraintrange = other.constraintrange;
+      });
+    }
+    return drawn;
   }
 
   window.dash_clientside = window.dash_clientside || {};
@@ -276,6 +320,10 @@
 
     signOut: function (clicks) {
       const token = document.cookie.match(/(?:^|; )_csrf_token=([^;]*)/);
+      if (token && !clicks) {
+        const say = (who) => window.dash_clientside.set_props("who", { children: `${who.name}, ${who.role}` });
+        ask("/api/v1/session").then((answer) => (answer.ok ? answer.json().then(say) : null));
+      }
       if (clicks && token) {
         const headers = { "X-CSRFToken": decodeURIComponent(token[1]) };
         fetch("/api/v1/session", { method: "DELETE", headers: headers }).then(() => window.location.assign("/login"));
@@ -295,8 +343,13 @@
       return ids.map((id, place) => (id.view === view && !known(before[place]) ? now : none()));
     },
 
+    keepLegend: function (drawn, before) {
+      return drawn ? withChoices(drawn, before) : none();
+    },
+
     keepZoom: function (drawn, before) {
       if (!drawn) return [none(), none()];
+      withChoices(drawn, before);
       const old = (before && before.layout) || {};
       const axes = Object.keys(old).filter((name) => /^[xy]axis\d*$/.test(name));
       for (const axis of old.uirevision === drawn.layout.uirevision ? axes : []) {

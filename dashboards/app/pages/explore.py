@@ -86,6 +86,7 @@ class Exploring:
                 dcc.Store(id="walked"),
                 dcc.Store(id="zoom"),
                 dcc.Download(id="trial-file"),
+                dcc.Store(id="front-drawn"),
             ]
         )
 
@@ -94,7 +95,7 @@ class Exploring:
         look = Input(look_at("front"), "data")
         axes = [Input("front-x", "value"), Input("front-y", "value")]
         dash.callback(
-            Output("front-figure", "figure"),
+            Output("front-drawn", "data"),
             look,
             *axes,
             Input("zoom", "data"),
@@ -102,6 +103,13 @@ class Exploring:
             State("study", "data"),
             prevent_initial_call=True,
         )(while_looked_at(self.figure))
+        dash.clientside_callback(
+            ClientsideFunction(NAMESPACE, "keepLegend"),
+            Output("front-figure", "figure"),
+            Input("front-drawn", "data"),
+            State("front-figure", "figure"),
+            prevent_initial_call=True,
+        )
         dash.clientside_callback(
             ClientsideFunction(NAMESPACE, "zoomed"),
             Output("zoom", "data"),

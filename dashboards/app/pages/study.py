@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from hashlib import sha256
 from typing import Any
 
 from dash import ALL, ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
@@ -18,7 +19,7 @@ from dashboards.app.parts import alert, attributes, badge, complaint, graph, not
 from dashboards.app.run_progress import run_view
 from dashboards.app.verdict import files, verdict
 from dashboards.app.view_state import looks, register_looks
-from dashboards.app.views import FIGURES, Views
+from dashboards.app.views import FIGURES, PLACES, Views
 from studies import StorageError, StudiesError, StudyNotFoundError
 from studies.analysis.confirmation import confirmation_sentences
 from studies.analysis.predictions import LatencyPredictions
@@ -55,6 +56,7 @@ class StudyPage(ManagingPage):
             standing = self._watch.standing(name)
             kept = (_VIEW, *self._exploring.kept(standing))
             axes, version = self._exploring.controls(standing, asked), self._watch.version(name)
+            head, outcome, seen = self._news(standing, None)
             self._watch.read_ahead(name)
         except StudyNotFoundError as error:
             return nothing("No such study", complaint(error))
@@ -71,7 +73,7 @@ class StudyPage(ManagingPage):
             "schedules": [
                 graph("heatmap", "schedules of the front"),
                 graph("importance", "which blocks matter"),
-                html.Div(id="parallel-place"),
+                graph("parallel", "parallel coordinates", wide=True),
             ],
             "progress": [
                 html.Div(
@@ -90,7 +92,9 @@ class StudyPage(ManagingPage):
         }
         return html.Div(
             [
-                html.Div(self._head(standing), id="study-head"),
+                html.Div(head, id="study-head"),
+                html.Div(outcome, id="study-outcome"),
+                dcc.Store(id="study-seen", data=seen),
                 html.Div(id="study-said", role="status", className="said"),
                 html.Div(id="study-alert"),
                 html.Div(tabs, role="group", **attributes(aria_label="Views of the study")),
@@ -105,6 +109,7 @@ class StudyPage(ManagingPage):
                 ),
                 *looks(VIEWS),
                 *(dcc.Store(id=f"{place}-drawn") for place in FIGURES),
+                *(dcc.Store(id=f"{place}-seen") for place in PLACES),
                 dcc.Store(id="study", data=name),
                 keep("study", kept),
                 dcc.Store(id="version", data=version),
@@ -119,11 +124,14 @@ class StudyPage(ManagingPage):
         dash.callback(
             Output("version", "data"),
             Output("study-head", "children"),
+            Output("study-outcome", "children"),
+            Output("study-seen", "data"),
             Output("study-alert", "children"),
             Input("study-interval", "n_intervals"),
             Input("study-changed", "data"),
             State("study", "data"),
             State("version", "data"),
+            State("study-seen", "data"),
             prevent_initial_call=True,
         )(self.look)
         register_looks(dash)
@@ -138,47 +146,61 @@ class StudyPage(ManagingPage):
         self._exploring.register(dash)
         self._views.register(dash)
 
-    def look(self, _: int | None, __: Any, name: str, version: str | None) -> tuple[Any, Any, Any]:
-        """Changes of the study: its version, its head, and an error."""
+    def look(self, _: int | None, __: Any, name: str, version: str | None, seen: list[str] | None) -> tuple[Any, ...]:
+        """Changes of the study: its version, its head, what it came to, what is seen of these, and an error."""
         try:
             now = self._watch.version(name)
             if now == version:
-                return no_update, no_update, None
-            return now, self._head(self._watch.standing(name)), None
+                return no_update, no_update, no_update, no_update, None
+            return now, *self._news(self._watch.standing(name), seen), None
         except StudiesError as error:
             # Without a version, the page is read again once the database answers.
             is_away = isinstance(error, StorageError) and version is not None
-            return None if is_away else no_update, no_update, alert(complaint(error))
+            return None if is_away else no_update, no_update, no_update, no_update, alert(complaint(error))
+
+    def _news(self, standing: Standing, seen: list[str] | None) -> tuple[Any, Any, list[str]]:
+        """The head and the outcome of a study, as far as they are not those that are seen, and what is seen of them."""
+        parts = self._head(standing), self._outcome(standing)
+        now = [sha256(repr(part).encode()).hexdigest() for part in parts]
+        # What is drawn anew loses what was typed there, and what was opened.
+        head, outcome = (
+            no_update if seen and seen[place : place + 1] == [now[place]] else part for place, part in enumerate(parts)
+        )
+        return head, outcome, now
 
     def _after_deletion(self, was_done: bool, said: str) -> tuple[Any, Any]:
         return said, "/" if was_done else no_update
 
     def _head(self, standing: Standing) -> list[Any]:
         study, submission = standing.study, standing.submission
-        config = study.config
+        config, error = study.config, None if submission is None else submission.error
         facts = [f"{config.get('model', '')} on {config.get('data', '')}", f"seed {config.get('seed', '–')}"]
         if standing.state in (RunState.RUNNING, RunState.STOPPING) and "trials_per_s" in standing.figures:
             facts.append(f"{standing.figures['trials_per_s']:.3g} trials/s")
         spent = sum(one.seconds or 0.0 for one in standing.stages)
         facts += [f"{duration(spent)} in stages that have ended"] if spent else []
+        return [
+            html.Div([html.H1(study.name), badge(standing.state)], className="title"),
+            html.P(", ".join(facts) + ".", className="soft"),
+            *([alert(error)] if error else []),
+            *run_view(standing.progress),
+        ]
+
+    def _outcome(self, standing: Standing) -> list[Any]:
+        study = standing.study
         acts: list[Any] = [*self._buttons(study.name, standing.state)]
         if acts and standing.state.is_at_rest:
             more = dcc.Input(
                 id={"type": "more-trials", "of": "study"},
                 type="text",
                 inputMode="numeric",
-                placeholder=str(config.get("trials", "")),
+                placeholder=str(study.config.get("trials", "")),
                 maxLength=10,
                 autoComplete="off",
             )
             acts.insert(0, html.Label([html.Span("trials"), more], className="small"))
-        error = None if submission is None else submission.error
         predictions = self._watch.predictions(study)
         return [
-            html.Div([html.H1(study.name), badge(standing.state)], className="title"),
-            html.P(", ".join(facts) + ".", className="soft"),
-            *([alert(error)] if error else []),
-            *run_view(standing.progress),
             *verdict(self._watch.report_data(study.name, standing), predictions),
             html.P(" ".join([_selected(standing), *confirmation_sentences(study.facts)]), className="soft"),
             *_predicted(predictions),

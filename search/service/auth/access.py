@@ -14,7 +14,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from search.service.auth.attempts import FailedAttempts
-from search.service.rules.plain_pages import is_opened
+from search.service.rules.plain_pages import STYLE_PATH, is_opened
 from search.service.rules.problems import problem
 from search.service.rules.settings import ServiceSettings, is_loopback
 from studies import StorageError
@@ -33,6 +33,7 @@ OPEN = {
     ("GET", "/api/v1/health"),
     ("GET", "/api/v1/ready"),
     ("GET", LOGIN_PAGE),
+    ("GET", STYLE_PATH),
     ("POST", LOGIN_PAGE),
     ("POST", SESSION_PATH),
 }

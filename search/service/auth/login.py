@@ -6,7 +6,7 @@ import html
 from urllib.parse import parse_qs, urlencode
 
 from fastapi import APIRouter, FastAPI, Request
-from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
@@ -20,7 +20,7 @@ from search.service.auth.access import (
     too_many_attempts,
 )
 from search.service.auth.attempts import FailedAttempts
-from search.service.rules.plain_pages import plain_page
+from search.service.rules.plain_pages import STYLE, STYLE_PATH, plain_page
 from search.service.rules.problems import described, problem
 from studies.service.service_store import ServiceStore
 from studies.service.tokens import SESSION_S, Role, Session
@@ -32,7 +32,10 @@ _FORM = """<form method="post" action="{action}">
 <p><input id="token" name="token" type="password" autocomplete="current-password" required autofocus></p>
 <p><button type="submit">Sign in</button></p>
 <p role="alert">{complaint}</p>
-</form>"""
+</form>
+<p class="soft">A token is a line of characters that says who you are. Whoever runs this service makes one for you
+with <code>ftp-search token add NAME</code>: a reader's shows all studies, an editor's may also start, stop and delete
+them. This browser stays signed in for twelve hours.</p>"""
 
 
 class TokenShown(BaseModel):
@@ -103,6 +106,10 @@ def add_login(app: FastAPI, router: APIRouter, store: ServiceStore, attempts: Fa
     @app.get(LOGIN_PAGE, include_in_schema=False)
     def page(request: Request) -> Response:
         return _page(_destination(request))
+
+    @app.get(STYLE_PATH, include_in_schema=False)
+    def style() -> Response:
+        return FileResponse(STYLE, media_type="text/css")
 
     @app.post(LOGIN_PAGE, include_in_schema=False)
     async def sign_in_on_page(request: Request) -> Response:

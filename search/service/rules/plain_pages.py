@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from starlette.datastructures import Headers
 
+# The address of their style sheet, which is for everybody, and the style sheet.
+STYLE_PATH = "/plain_pages.css"
+STYLE = Path(__file__).with_suffix(".css")
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -11,6 +16,7 @@ _PAGE = """<!DOCTYPE html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <title>{title}</title>
+<link rel="stylesheet" href="{style}">
 </head>
 <body>
 <main>
@@ -29,7 +35,7 @@ def plain_page(title: str, content: str) -> str:
         title: Title and heading, of a few words without markup.
         content: HTML below the heading.
     """
-    return _PAGE.format(title=title, content=content)
+    return _PAGE.format(title=title, content=content, style=STYLE_PATH)
 
 
 def is_opened(method: str, headers: Headers) -> bool:

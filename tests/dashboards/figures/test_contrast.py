@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 
 import plotly.graph_objects as go
 import pytest
 
 from dashboards.analysis.trials import Found
-from dashboards.figures import PROPOSER_COLOURS, front_figure, proposers_figure
+from dashboards.figures import (
+    PROPOSER_COLOURS,
+    front_figure,
+    fronts_figure,
+    groups_figure,
+    growth_figure,
+    parallel_figure,
+    proposers_figure,
+    schedules_figure,
+)
 from dashboards.figures.appearance import _OTHER_PROPOSERS, VARIANT_COLOURS, darkened, proposer_colour
 from studies import Trial, TrialState
 from studies.records.trial_columns import columns_of
@@ -39,11 +48,16 @@ def contrast(colour: str, page: str, opacity: float = 1.0) -> float:
 
 
 def drawn(figure: go.Figure) -> Iterator[tuple[str, str, float]]:
-    """Name, colour and opacity of every mark."""
+    """Name, colour and opacity of every mark and line."""
     for trace in figure.data:
-        colours = trace.marker.color
-        for colour in [colours] if isinstance(colours, str) else colours or ():
-            yield trace.name, colour, trace.marker.opacity or 1.0
+        for part in ("marker", "line"):
+            colours = trace[part].color if part in trace else None
+            for colour in [colours] if isinstance(colours, str) else colours or ():
+                yield trace.name, colour, trace.opacity or (trace[part].opacity if part == "marker" else None) or 1.0
+
+
+def page_of(figure: go.Figure) -> str:
+    return str(figure.layout.template.layout.paper_bgcolor)
 
 
 @pytest.fixture(scope="module")
@@ -64,16 +78,35 @@ def found() -> Found:
     return Found(columns_of(trials, 2), ("kl", "latency_ms"))
 
 
+THEMES = pytest.mark.parametrize("themed", [go.Figure, darkened], ids=["light", "dark"])
+
+
+@THEMES
 @pytest.mark.parametrize("standalone", [False, True])
-def test_trials_of_every_proposer_are_seen_on_a_dark_page(found: Found, standalone: bool) -> None:
-    figure = darkened(front_figure(found, selected=3, standalone=standalone, measurements=records.measurements()))
-    page = figure.layout.template.layout.paper_bgcolor
-    marks = list(drawn(figure))
-    assert {name for name, _, _ in marks} >= {f"by {name}" for name in PROPOSERS if name != PROPOSERS[0]}
-    faint = {mark: contrast(*mark[1:2], page, mark[2]) for mark in marks}
-    assert min(faint.values()) >= LEAST, min(faint, key=lambda mark: faint[mark])
-    for _, colour, _ in drawn(darkened(proposers_figure(found))):
-        assert contrast(colour, page) >= LEAST
+def test_trials_of_every_proposer_and_every_variant_are_seen(
+    found: Found, standalone: bool, themed: Callable[[go.Figure], go.Figure]
+) -> None:
+    shown = front_figure(found, selected=3, standalone=standalone, measurements=records.measurements())
+    assert {name for name, _, _ in drawn(shown)} >= {f"by {name}" for name in PROPOSERS if name != PROPOSERS[0]}
+    several = fronts_figure({str(number): found for number in range(8)}, "latency_ms", "kl")
+    groups = groups_figure(records.EXAMPLES.groups, None)
+    for figure in map(themed, (shown, several, groups, proposers_figure(found), growth_figure(found))):
+        faint = {mark: contrast(*mark[1:2], page_of(figure), mark[2]) for mark in drawn(figure)}
+        assert min(faint.values()) >= LEAST, min(faint, key=lambda mark: faint[mark])
+
+
+@THEMES
+def test_more_stands_out_more_from_the_page_where_colour_says_how_much(
+    found: Found, themed: Callable[[go.Figure], go.Figure]
+) -> None:
+    heatmap, lines = themed(schedules_figure(found, 3)), themed(parallel_figure(found, "latency_ms"))
+    page = page_of(heatmap)
+    least, middle, most = (contrast(colour.lower(), page) for _, colour in heatmap.data[0].colorscale)
+    assert least < middle < most and most >= LEAST
+    # The frame of the selected row is told from what it frames.
+    assert contrast(heatmap.layout.shapes[0].line.color, heatmap.data[0].colorscale[0][1]) >= LEAST
+    others, front = (contrast(colour, page) for _, colour in lines.data[0].line.colorscale)
+    assert LEAST <= others < front
 
 
 def test_proposers_keep_different_colours_on_a_dark_page(found: Found) -> None:

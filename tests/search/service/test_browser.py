@@ -277,7 +277,7 @@ def test_times_are_on_the_clock_of_whoever_looks(
             expect(page.locator("#trial-panel time")).to_have_text(re.compile(words))
 
 
-def test_zoom_stays_while_a_study_runs(chromium: Browser, address: str, store: ServiceStore) -> None:
+def test_zoom_legend_and_focus_stay_while_a_study_runs(chromium: Browser, address: str, store: ServiceStore) -> None:
     filled(store)
     store.queue.submit("made up")
     with opened(chromium, address, "zoomed") as page:
@@ -293,13 +293,50 @@ def test_zoom_stays_while_a_study_runs(chromium: Browser, address: str, store: S
         shown = "s => document.querySelector(s)._fullLayout.xaxis.range"
         page.wait_for_function("s => document.querySelector(s)._fullLayout.xaxis.range[1] < 40", arg=FRONT)
         zoomed = page.evaluate(shown, FRONT)
-        new = replace(records.TRIALS[20], number=200, values=(0.0005, 30.0))
-        store.trials.begin("made up", [running(new.schedule, new.proposer)])
-        store.trials.finish("made up", [new])
+        left_out = """s => document.querySelector(s)._fullData
+            .filter((one) => one.visible === "legendonly").map((one) => one.name)"""
+        page.locator(f"{FRONT} .traces").filter(has_text="by deap").locator(".legendtoggle").click(force=True)
+        page.wait_for_function(f"s => ({left_out})(s).length > 0", arg=FRONT)
+        # The legend may move under the click, as the figure is drawn anew after the zoom.
+        hidden = page.evaluate(left_out, FRONT)
+        page.get_by_role("button", name="Stop made up").focus()
+        # Of a proposer that had none: what follows it in the figure has another place now.
+        new = replace(records.TRIALS[20], number=200, values=(0.0005, 30.0), proposer="another")
+        beside = replace(new, number=201, values=(0.05, 30.5))
+        for one in (new, beside):
+            store.trials.begin("made up", [running(one.schedule, one.proposer)])
+            store.trials.finish("made up", [one])
         page.wait_for_function(
-            "s => document.querySelector(s).data.some((one) => (one.customdata || []).includes(200))", arg=FRONT
+            "s => document.querySelector(s).data.some((one) => (one.customdata || []).includes(201))", arg=FRONT
         )
         assert page.evaluate(shown, FRONT) == pytest.approx(zoomed)
+        assert page.evaluate(left_out, FRONT) == hidden
+        # The state of the study changes what stands around the button.
+        store.events.add("made up", [("log", {"text": "more"})])
+        with store.runs.lease("made up"):
+            store.queue.claim("made up", "w")
+            store.runs.set_state("made up", StudyState.RUNNING)
+            expect(page.locator(".badge")).to_contain_text("running")
+            expect(page.get_by_role("button", name="Stop made up")).to_be_focused()
+            store.runs.set_state("made up", StudyState.STOPPED)
+            store.queue.end("made up", "w")
+        page.evaluate("document.activeElement.blur()")
+        number = page.locator("#trial-number")
+        page.keyboard.press("ArrowRight")
+        expect(number).not_to_have_value("")
+        first = number.input_value()
+        page.keyboard.press("ArrowRight")
+        expect(number).not_to_have_value(first)
+        page.keyboard.press("ArrowLeft")
+        expect(number).to_have_value(first)
+        page.keyboard.press("Escape")
+        expect(number).to_have_value("")
+        page.wait_for_function("s => document.querySelector(s).data[0].x.length === 0", arg=FRONT)
+        # In a field, arrows are the field's.
+        number.focus()
+        page.keyboard.press("ArrowRight")
+        page.wait_for_timeout(300)
+        expect(number).to_have_value("")
 
 
 def test_zooming_along_one_axis_leaves_the_other_as_it_is(chromium: Browser, address: str, store: ServiceStore) -> None:
@@ -313,7 +350,7 @@ def test_zooming_along_one_axis_leaves_the_other_as_it_is(chromium: Browser, add
         def change(**named: Any) -> Any:
             """Change the axes as a user does, and wait until the server has drawn them so."""
             layout = {name.replace("_", "."): value for name, value in named.items()}
-            with page.expect_response(lambda one: '"output":"front-figure.figure"' in (one.request.post_data or "")):
+            with page.expect_response(lambda one: '"output":"front-drawn.data"' in (one.request.post_data or "")):
                 page.evaluate(
                     "([s, layout]) => window.Plotly.relayout(document.querySelector(s), layout)", [FRONT, layout]
                 )
@@ -453,6 +490,11 @@ def test_a_page_says_that_the_service_is_away_and_draws_what_it_missed_once_it_i
         page.get_by_role("radio", name="Progress").check(force=True)
         expect(bar).to_have_count(1)
         assert not page.evaluate(drawn)
+        # Plotly would show axes of nothing meanwhile.
+        assert (
+            page.locator("#growth-trials .js-plotly-plot").evaluate("one => getComputedStyle(one).visibility")
+            == "hidden"
+        )
         page.unroute_all()
         page.wait_for_function(drawn)
         expect(bar).to_have_count(0)
@@ -580,7 +622,7 @@ def test_every_view_is_readable(chromium: Browser, address: str, store: ServiceS
     store.queue.submit("made up")
     store.events.add("made up", [("log", {"text": SCRIPT})])
     for view, sign in (
-        *(("Front", FRONT), ("Schedules", "#parallel-place .main-svg"), ("Progress", "#busy .main-svg")),
+        *(("Front", FRONT), ("Schedules", "#parallel .main-svg"), ("Progress", "#busy .main-svg")),
         *(("Routers", "#routers h2"), ("Prompts", ".prompt"), ("Log", ".log")),
     ):
         with opened(chromium, address, f"view-{view}", width, scheme) as page:
@@ -590,6 +632,10 @@ def test_every_view_is_readable(chromium: Browser, address: str, store: ServiceS
             page.keyboard.press("Space")
             page.wait_for_selector(sign)
             fits(page, width)
+            tops = page.locator(".tabs label").evaluate_all(
+                "tabs => tabs.map((one) => one.getBoundingClientRect().top)"
+            )
+            assert len(tops) == 6 and len(set(tops)) == 1
             background = page.evaluate("getComputedStyle(document.body).backgroundColor")
             assert (background == "rgb(255, 255, 255)") == (scheme == "light")
     for name, path, sign in (
@@ -644,11 +690,16 @@ def test_a_reader_signs_in_and_out(chromium: Browser, address: str, store: Servi
         page.locator("input[name=token]").fill("wrong")
         page.keyboard.press("Enter")
         expect(page.get_by_role("alert")).to_contain_text("no such token")
+        expect(page.locator("main")).to_contain_text("ftp-search token add NAME")
+        assert page.locator("main").evaluate("one => getComputedStyle(one).maxWidth") == "460px"
         page.locator("input[name=token]").fill(secret)
         page.keyboard.press("Enter")
         expect(page.locator("h1")).to_have_text("made up")
         page.get_by_role("link", name="Studies", exact=True).click()
         page.wait_for_selector(".studies")
         assert page.get_by_role("button", name="Delete").count() == 0
+        expect(page.locator("#who")).to_have_text("bob, reader")
+        # What readers may not do, they are not led to.
+        assert page.get_by_role("link", name="New study").count() == 0
         page.get_by_role("button", name="Sign out").click()
         page.wait_for_url("**/login")

@@ -14,6 +14,7 @@ from fastapi.testclient import TestClient
 
 from dashboards.app.data_source import Watch
 from dashboards.app.pages.manage import study_key
+from dashboards.app.views import PLACES
 from search.service.dashboard import dashboard
 from search.service.rules.settings import ServiceSettings
 from studies.service.service_store import ServiceStore
@@ -39,7 +40,8 @@ VALUES: dict[str, Any] = {
     **{"front-x.value": "latency_ms", "front-y.value": "kl", "selected.data": 9, "pointed.data": 9},
     **{"zoom.data": {"x": [10.0, 40.0], "y": None}, "trial-before.n_clicks": None, "trial-after.n_clicks": 2},
     **{"compared.value": [NAME], "compare-x.value": "latency_ms", "compare-y.value": "kl"},
-    **{"compare-again.n_intervals": None, "create.n_clicks": 1},
+    **{"compare-again.n_intervals": None, "create.n_clicks": 1, "study-seen.data": None},
+    **{f"{place}-seen.data": None for place in PLACES},
 }
 FIELDS = {"name": "mine", "trials": "20", "cost": "flops", "deterministic": ["on"], "data": None}
 # What takes the place of something in a body.

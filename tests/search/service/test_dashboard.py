@@ -260,7 +260,7 @@ def test_ids_of_components_hold_no_text_of_users(store: ServiceStore, watch: Wat
     shown = [
         *(StudiesPage(watch, may, lambda: True).layout(""), NewPage(may, lambda: True).layout("")),
         *(ComparePage(watch).layout(""), ComparePage(watch).verdicts([name])),
-        *(study.layout(name), study.look(1, None, name, None), exploring.panel(200, None, name)),
+        *(study.layout(name), study.look(1, None, name, None, None), exploring.panel(200, None, name)),
         *(exploring.below(look, "latency_ms", "kl", name), Views(watch).prompts(look, name)),
     ]
     ids = set().union(*map(ids_of, shown))
@@ -538,23 +538,26 @@ def test_a_study_is_drawn_in_all_its_views(store: ServiceStore, watch: Watch, se
     text = text_of(page.layout("made up"))
     assert "made up" in text and f"trial {records.REFINED.number}" in text
     assert "No such study" in text_of(page.layout("other"))
-    version, head, alert = page.look(1, None, "made up", None)
-    assert isinstance(version, str) and alert is None and head
+    version, head, outcome, seen, alert = page.look(1, None, "made up", None, None)
+    assert isinstance(version, str) and alert is None and head and outcome
     views = Views(watch)
     for place in FIGURES:
         assert views.figure(place, "made up", "dark").data
     look = {"version": version, "theme": "light", "webgl": True}
-    assert "WebGL" in text_of(views.parallel({**look, "webgl": False}, "made up"))
-    assert "parcoords" in text_of(views.parallel(look, "made up"))
     assert "No routers" in text_of(views.routers(look, "made up"))
     prompts = text_of(views.prompts(look, "made up"))
     assert "of 31 tokens run all 12 blocks" in prompts
     assert "No log" in text_of(views.log(look, "made up"))
     store.queue.submit("made up")
     store.events.add("made up", [("log", {"text": SCRIPT})])
-    assert page.look(2, None, "made up", version)[0] != version
+    later, head, outcome, *_ = page.look(2, None, "made up", version, seen)
+    assert later != version and "waits for a runner" in text_of(head)
+    # What is as before stays: somebody may have opened something of it, or be typing there.
+    store.events.add("made up", [("log", {"text": "more"})])
+    _, head, outcome, seen, _ = page.look(3, None, "made up", later, page.look(3, None, "made up", None, None)[3])
+    assert head is no_update and outcome is no_update and len(seen) == 2
     assert SCRIPT in text_of(views.log(look, "made up"))
-    assert "may have been deleted" in text_of(page.look(1, None, "other", None)[2])
+    assert "may have been deleted" in text_of(page.look(1, None, "other", None, None)[-1])
 
 
 def test_the_pages_of_a_study_and_of_comparisons_begin_with_the_verdict_of_its_report(
@@ -640,12 +643,12 @@ def test_a_page_that_the_database_does_not_answer_for_says_so_and_is_shown_once_
         shown, is_whole = compare.figure(["made up"], "latency_ms", "kl", None)
         assert "tries again by itself" in text_of(shown) and not is_whole
         # A page that is open already draws anew what it could not, once it has a version again.
-        assert study.look(1, None, "made up", version)[0] is None
-        assert study.look(2, None, "made up", None)[0] is no_update
+        assert study.look(1, None, "made up", version, None)[0] is None
+        assert study.look(2, None, "made up", None, None)[0] is no_update
     for path in ("/study/made%20up", "/compare"):
         assert "page-again" not in text_of(frame.again(2, path)) and "made up" in text_of(frame.again(2, path))
     assert compare.figure(["made up"], "latency_ms", "kl", None)[1]
-    assert study.look(3, None, "made up", None)[0] == version
+    assert study.look(3, None, "made up", None, None)[0] == version
     missing = text_of(frame.content("/study/other"))
     assert "No such study" in missing and "tries again" not in missing
 

@@ -108,7 +108,11 @@ def test_the_dashboard_shows_a_study_of_schedules(database_url: str) -> None:
         detail = _get(application, f"/api/studies/{summary['study_id']}")
         assert [t["values"] for t in detail["trials"]] == [[0.0, 10.0], [0.25, 9.75], [0.5, 9.5]]
         assert {p["name"] for p in detail["trials"][0]["params"]} == {"block_0", "block_1"}
+        assert detail["objective_names"] == ["kl", "latency_ms"]
         study = optuna.load_study(study_name="one", storage=store.storage)
+        assert study.metric_names == ["kl", "latency_ms"]
+        store.storage.set_study_system_attr(study._study_id, "study:metric_names", ["mine", "yours"])
+        assert study.metric_names == ["mine", "yours"]
         assert len(optuna.visualization.plot_pareto_front(study).data) > 0
         assert [t.number for t in study.best_trials] == [0, 1, 2]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -216,6 +217,9 @@ def test_a_browser_without_a_session_is_asked_for_a_token(client: TestClient, ed
     page = client.get("/", headers={"Accept": "text/html"})
     assert page.status_code == 303 and page.headers["Location"] == "/login?next=%2F"
     form = client.get("/login")
+    assert "token add NAME" in form.text
+    [style] = re.findall('href="([^"]+[.]css)"', form.text)
+    assert client.get(style).headers["content-type"].startswith("text/css")
     assert form.status_code == 200 and 'type="password"' in form.text
     wrong = client.post("/login", data={"token": "<script>alert(1)</script>"})
     assert wrong.status_code == 401 and "no such token" in wrong.text and "<script>" not in wrong.text

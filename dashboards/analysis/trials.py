@@ -57,6 +57,7 @@ class Found:
         dense_cost: Cost of the dense model, where it is known.
         uncertainty: Half a 95 % interval around predicted latencies, as a share of them; None if unknown.
         target: What all schedules of the study have in common; None without a target.
+        dense_flops: FLOPs of the dense model; where they are not known, those of a dense trial are taken.
 
     Attributes:
         columns: The trials.
@@ -71,9 +72,10 @@ class Found:
         dense_cost: float | None = None,
         uncertainty: float | None = None,
         target: Target | None = None,
+        dense_flops: float | None = None,
     ) -> None:
         self.columns, self.uncertainty, self.target = columns, uncertainty, target
-        self._dense_cost = dense_cost
+        self._dense_cost, self._dense_flops = dense_cost, dense_flops
         self.objectives = tuple(objectives)
         self._fronts: dict[tuple[str, str], Places] = {}
 
@@ -83,7 +85,8 @@ class Found:
         profile = study.facts.latency_profile
         uncertainty = None if profile is None else profile.uncertainty
         dense_cost = study.facts.dense_costs.get(study.objectives[-1])
-        return cls(columns, study.objectives, dense_cost, uncertainty, Target.of(study.config))
+        dense_flops = study.facts.dense_costs.get("flops")
+        return cls(columns, study.objectives, dense_cost, uncertainty, Target.of(study.config), dense_flops)
 
     def __len__(self) -> int:
         return len(self.columns)
@@ -101,6 +104,15 @@ class Found:
     def values(self, name: str) -> Floats:
         """[n] A quantity of each trial, as it is stored."""
         return values_of(self.columns, self.objectives, name)
+
+    @cached_property
+    def flops_saved(self) -> Floats:
+        """[n] Share of the dense model's FLOPs that each trial saves; NaN where that is not known."""
+        flops, dense = self.values("flops"), self._dense_flops
+        if dense is None:
+            known = flops[~self.columns.schedule.any(1) & np.isfinite(flops)]
+            dense = float(known[0]) if len(known) else np.nan
+        return np.asarray(1 - flops / dense)
 
     def drawable(self, x: str, y: str) -> Places:
         """Places of the comparable trials that have two quantities."""

@@ -6,6 +6,7 @@ import json
 import logging
 import random
 from collections.abc import Iterator
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -36,7 +37,9 @@ VALUES: dict[str, Any] = {
         "create.n_clicks": 1,
     },
     **{"front-x.value": "latency_ms", "front-y.value": "kl", "selected.data": 9, "pointed.data": 9},
-    **{"zoom.data": {"x": [10.0, 40.0], "y": None}, "trial-before.n_clicks": None, "trial-after.n_clicks": 2},
+    **{"rows-shown.value": "front", "rows-proposer.value": "deap", "rows-conditions.value": "kl < 1"},
+    **{"rows-columns.value": ["kl", "flops_saved"], "rows-order.data": "-kl", "rows-page.data": "1"},
+    **{"zoom.data": "10_40__", "trial-before.n_clicks": None, "trial-after.n_clicks": 2},
     **{"compared.value": [NAME], "compare-x.value": "latency_ms", "compare-y.value": "kl"},
     **{"compare-again.n_intervals": None, "create.n_clicks": 1},
 }
@@ -130,7 +133,7 @@ def mutated(body: Any, rng: random.Random) -> Any:
         (holder, key), (other, there) = rng.choice(places), rng.choice(places)
         match rng.choice(("replace", "replace", "leave out", "double", "exchange")):
             case "replace":
-                holder[key] = rng.choice(JUNK)
+                holder[key] = deepcopy(rng.choice(JUNK))
             case "leave out":
                 del holder[key]
             case "double" if isinstance(holder, list):

@@ -656,11 +656,14 @@ def test_speeds_stand_below_the_results_where_they_were_timed(store: ServiceStor
     assert title not in text_of(exploring.below(look, "latency_ms", "kl", "made up")[0])
 
 
-@pytest.mark.parametrize(
-    "nonsense", [{"x": "a"}, {"x": [1]}, {"x": ["a", "b"]}, {"x": [None, 1]}, {"x": [1, 1e999]}, {}]
-)
-def test_a_zoom_that_is_none_is_none(nonsense: dict[str, Any]) -> None:
+@pytest.mark.parametrize("nonsense", ["", "1", "a_b__", "1___", "1_nan__", "1_1__", "1_1e999__", "1_2_3_4_5", None])
+def test_a_zoom_that_is_none_is_none(nonsense: str | None) -> None:
     assert ranges(nonsense, "latency_ms", "kl") == (None, None)
+
+
+def test_a_zoom_is_read_in_the_units_that_people_read() -> None:
+    assert ranges("2_4.5__", "flops", "kl") == ((2e9, 4.5e9), None)
+    assert ranges("__1e-4_0.5", "latency_ms", "kl") == (None, (1e-4, 0.5))
 
 
 def test_studies_leave_as_files(make_client: MakeClient, settings: ServiceSettings, store: ServiceStore) -> None:

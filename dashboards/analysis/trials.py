@@ -176,6 +176,15 @@ class Found:
         return np.asarray(places[np.sort(first)])
 
     @cached_property
+    def dense_cost(self) -> float | None:
+        """The dense model's value of the second objective; that of the first dense trial if nothing else is known."""
+        places = self.comparable[np.argsort(self.columns.finished_at[self.comparable], kind="stable")]
+        if self._dense_cost is not None or self.columns.values.shape[1] < 2:
+            return self._dense_cost
+        dense = places[~self.columns.schedule[places].any(1)]
+        return float(self.columns.values[dense[0], 1]) if len(dense) else None
+
+    @cached_property
     def growth(self) -> Growth | None:
         """Growth of the front of two objectives; None before a trial has finished."""
         columns, places = self.columns, self.comparable
@@ -183,9 +192,7 @@ class Found:
             return None
         ended = places[np.argsort(columns.finished_at[places], kind="stable")]
         points = columns.values[ended, :2]
-        dense = points[~columns.schedule[ended].any(1), 1]
-        dense_cost = float(dense[0]) if self._dense_cost is None and len(dense) else self._dense_cost
-        measured = volume_of_points(self.objectives[:2], points, dense_cost)
+        measured = volume_of_points(self.objectives[:2], points, self.dense_cost)
         grown = list(measured.growth(points))
         at, volume = np.array([place for place, _ in grown], dtype=np.intp), np.array([one for _, one in grown])
         # Points beyond the corner may enter the front without enlarging it.

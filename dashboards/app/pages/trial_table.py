@@ -159,7 +159,7 @@ class TrialTable:
         found = self._watch.found(name)
         options = [{"label": one or "any", "value": one} for one in ("", *sorted(found.columns.proposers))]
         front = found.front(x, y)
-        chosen = Chosen(shown or "", proposer or "", conditions or "", order or _ORDER.default, page or "1")
+        chosen = Chosen(shown or "", proposer or "", conditions or "", order or "number", page or "1")
         try:
             listed = listed_trials(found, chosen, front)
         except ConditionError as error:

@@ -377,7 +377,8 @@
           return;
         }
         places.forEach((place, at) => {
-          const field = place.closest(".field");
+          const field = place.closest(".field"), hiding = place.closest("details");
+          if (said[at] && hiding) hiding.open = true;
           const inputs = field.matches("fieldset") ? [field] : field.querySelectorAll("input");
           for (const input of inputs) {
             input.setAttribute("aria-describedby", `about-${ids[at].name} ${place.id}`);

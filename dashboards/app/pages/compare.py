@@ -109,7 +109,7 @@ class ComparePage:
 
     def details(self, names: Sequence[str] | None, theme: str | None, _: int | None = None) -> Any:
         """What is compared beside the fronts: hypervolumes, selected schedules, settings and results."""
-        found, _ = self._found(names or ())
+        found = self._found(names or ())[0]
         if not found:
             return None
         standings = {name: self._watch.standing(name) for name in found}

@@ -35,6 +35,7 @@ VALUES: dict[str, Any] = {
         "version.data": None,
         "theme.data": "dark",
         "create.n_clicks": 1,
+        "empty.n_clicks": 1,
     },
     **{"front-x.value": "latency_ms", "front-y.value": "kl", "selected.data": 9, "pointed.data": 9},
     **{"rows-shown.value": "front", "rows-proposer.value": "deap", "rows-conditions.value": "kl < 1"},
@@ -99,7 +100,7 @@ def _filled(place: dict[str, str]) -> Any:
         return {"id": json.loads(place["id"]), **said, "value": LOOK}
     found = []
     for one in _matching(place["id"]):
-        values = {"id": one["id"], "n_clicks": 1, "value": FIELDS.get(one["id"].get("name", ""))}
+        values = {"id": one["id"], "n_clicks": 1, "n_submit": 1, "value": FIELDS.get(one["id"].get("name", ""))}
         found.append({**one, **said, "value": values[place["property"]]})
     return found
 

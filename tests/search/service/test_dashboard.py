@@ -457,7 +457,7 @@ def test_the_form_has_every_setting_and_creates_what_it_says(
         "new_tokens": "16, 128",
         "deterministic": ["on"],
     }
-    assert page.check(values) is None
+    assert page.mistakes(values, is_whole=True) == {}
     assert page.create(values) == "mine"
     config = store.studies.get("mine").config
     assert (config["trials"], config["target_sparsity"], config["deterministic"]) == (20, 0.3, True)
@@ -487,6 +487,26 @@ def test_the_form_says_which_field_is_wrong(
     outcome = NewPage(actions(store, settings), lambda: True).create(values)
     assert isinstance(outcome, RefusedError) and outcome.field == field, outcome
     assert len(store.studies.summaries()) == 1
+
+
+def test_the_form_says_everything_that_is_wrong_at_once(store: ServiceStore, settings: ServiceSettings) -> None:
+    page = NewPage(actions(store, settings), lambda: True)
+    values = {
+        "trials": "many",
+        "seed": "-1",
+        "target_sparsity": "2",
+        "sampler": "nobody",
+        "rounds": "1",
+        "seconds": "0",
+    }
+    found = page.mistakes(values, is_whole=True)
+    assert set(found) == {"name", "trials", "seed", "target_sparsity", "sampler", "seconds"}
+    assert "expected a whole number" in found["trials"] and "name" not in page.mistakes(values)
+    # What only two fields together get wrong is said of one of them.
+    both = page.mistakes({"target_sparsity": "0.3", "target_speedup": "1.5"})
+    assert len(both) == 1
+    text = text_of(page.layout(""))
+    assert "Default: 300." in text and "Default: 60.0 s." in text and "Routers, and searching again with them" in text
 
 
 def test_fields_are_of_the_kind_that_settings_are() -> None:

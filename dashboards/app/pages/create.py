@@ -229,5 +229,6 @@ def _labelled(field: FormField) -> html.Div | html.Fieldset:
         spellCheck=False,
         **kept,
     )
-    words = f"{words} [{field.unit}]" if field.unit else words
+    # Some names end in the unit.
+    words = f"{words} [{field.unit}]" if field.unit and words.split()[-1] != field.unit else words
     return html.Div([html.Label([html.Span(words, className="name-of"), control]), about, said], className="field")

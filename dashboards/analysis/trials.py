@@ -57,6 +57,7 @@ class Found:
         dense_cost: Cost of the dense model, where it is known.
         uncertainty: Half a 95 % interval around predicted latencies, as a share of them; None if unknown.
         target: What all schedules of the study have in common; None without a target.
+        dense_flops: FLOPs of the dense model; where they are not known, those of a dense trial are taken.
 
     Attributes:
         columns: The trials.
@@ -71,9 +72,10 @@ class Found:
         dense_cost: float | None = None,
         uncertainty: float | None = None,
         target: Target | None = None,
+        dense_flops: float | None = None,
     ) -> None:
         self.columns, self.uncertainty, self.target = columns, uncertainty, target
-        self._dense_cost = dense_cost
+        self._dense_cost, self._dense_flops = dense_cost, dense_flops
         self.objectives = tuple(objectives)
         self._fronts: dict[tuple[str, str], Places] = {}
 
@@ -83,7 +85,8 @@ class Found:
         profile = study.facts.latency_profile
         uncertainty = None if profile is None else profile.uncertainty
         dense_cost = study.facts.dense_costs.get(study.objectives[-1])
-        return cls(columns, study.objectives, dense_cost, uncertainty, Target.of(study.config))
+        dense_flops = study.facts.dense_costs.get("flops")
+        return cls(columns, study.objectives, dense_cost, uncertainty, Target.of(study.config), dense_flops)
 
     def __len__(self) -> int:
         return len(self.columns)
@@ -101,6 +104,15 @@ class Found:
     def values(self, name: str) -> Floats:
         """[n] A quantity of each trial, as it is stored."""
         return values_of(self.columns, self.objectives, name)
+
+    @cached_property
+    def flops_saved(self) -> Floats:
+        """[n] Share of the dense model's FLOPs that each trial saves; NaN where that is not known."""
+        flops, dense = self.values("flops"), self._dense_flops
+        if dense is None:
+            known = flops[~self.columns.schedule.any(1) & np.isfinite(flops)]
+            dense = float(known[0]) if len(known) else np.nan
+        return np.asarray(1 - flops / dense)
 
     def drawable(self, x: str, y: str) -> Places:
         """Places of the comparable trials that have two quantities."""
@@ -164,6 +176,15 @@ class Found:
         return np.asarray(places[np.sort(first)])
 
     @cached_property
+    def dense_cost(self) -> float | None:
+        """The dense model's value of the second objective; that of the first dense trial if nothing else is known."""
+        places = self.comparable[np.argsort(self.columns.finished_at[self.comparable], kind="stable")]
+        if self._dense_cost is not None or self.columns.values.shape[1] < 2:
+            return self._dense_cost
+        dense = places[~self.columns.schedule[places].any(1)]
+        return float(self.columns.values[dense[0], 1]) if len(dense) else None
+
+    @cached_property
     def growth(self) -> Growth | None:
         """Growth of the front of two objectives; None before a trial has finished."""
         columns, places = self.columns, self.comparable
@@ -171,9 +192,7 @@ class Found:
             return None
         ended = places[np.argsort(columns.finished_at[places], kind="stable")]
         points = columns.values[ended, :2]
-        dense = points[~columns.schedule[ended].any(1), 1]
-        dense_cost = float(dense[0]) if self._dense_cost is None and len(dense) else self._dense_cost
-        measured = volume_of_points(self.objectives[:2], points, dense_cost)
+        measured = volume_of_points(self.objectives[:2], points, self.dense_cost)
         grown = list(measured.growth(points))
         at, volume = np.array([place for place, _ in grown], dtype=np.intp), np.array([one for _, one in grown])
         # Points beyond the corner may enter the front without enlarging it.

@@ -31,6 +31,8 @@ class FormField:
     choices: tuple[str, ...] = ()  # values that may be chosen
     longest: int | None = None  # most characters that may be typed
     is_common: bool = False  # shown at once, and not behind "More settings"
+    group: str = ""  # heading that it stands below there
+    unit: str = ""  # unit of its number; empty for none
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from studies.service.runners import RunnerRecord
 from studies.service.service_store import ServiceStore
 from studies.service.submissions import RunState, Submission, run_state
 
-_MOST_STUDIES = 12
+# Studies whose trials are kept.
+MOST_STUDIES = 12
 # Lines of a log that a page shows.
 _MOST_LINES = 500
 
@@ -139,7 +140,7 @@ class Watch:
             with self._lock:
                 self._known[name] = (origin, found)
                 self._known.move_to_end(name)
-                while len(self._known) > _MOST_STUDIES:
+                while len(self._known) > MOST_STUDIES:
                     self._known.popitem(last=False)
             return found
 

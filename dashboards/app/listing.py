@@ -23,21 +23,51 @@ ORDERS: Mapping[str, tuple[str, Callable[[Line], Any] | None]] = {
 
 
 @dataclass(frozen=True)
+class Pages:
+    """The pages of a list, and the one that is shown."""
+
+    n: int  # what the pages have together
+    number: int  # number of the page, from 1
+    n_pages: int
+    first: int  # place of the first one of the page
+
+    @classmethod
+    def of(cls, n: int, page: str | None, at_once: int) -> Pages:
+        """The page of a number that an address gives as text; the nearest that exists is taken."""
+        n_pages = max(1, math.ceil(n / at_once))
+        asked = int(page) if page and page.isdecimal() and len(page) < 10 else 1
+        number = min(max(1, asked), n_pages)
+        return cls(n, number, n_pages, (number - 1) * at_once)
+
+    @property
+    def is_first(self) -> bool:
+        """True if no page comes before it."""
+        return self.number == 1
+
+    @property
+    def is_last(self) -> bool:
+        """True if no page comes after it."""
+        return self.number == self.n_pages
+
+    @property
+    def words(self) -> str:
+        """Which page of how many it is; empty if there is one alone."""
+        return f", page {self.number} of {self.n_pages}" if self.n_pages > 1 else ""
+
+
+@dataclass(frozen=True)
 class Listed:
     """A page of a list."""
 
     lines: Sequence[Line]
-    n_matching: int  # studies on all pages
+    pages: Pages
     n_all: int  # studies, whether they match or not
-    page: int  # number of the page, from 1
-    n_pages: int
 
     @property
     def words(self) -> str:
         """What is shown of how many."""
-        some = f"{self.n_matching} of " if self.n_matching != self.n_all else ""
-        pages = f", page {self.page} of {self.n_pages}" if self.n_pages > 1 else ""
-        return f"{some}{self.n_all} {'study' if self.n_all == 1 else 'studies'}{pages}"
+        some = f"{self.pages.n} of " if self.pages.n != self.n_all else ""
+        return f"{some}{self.n_all} {'study' if self.n_all == 1 else 'studies'}{self.pages.words}"
 
 
 def listed(lines: Sequence[Line], typed: str | None, state: str | None, order: str | None, page: str | None) -> Listed:
@@ -54,11 +84,8 @@ def listed(lines: Sequence[Line], typed: str | None, state: str | None, order: s
     matching = [one for one in lines if (not state or one.state.value == state) and _has(one, words)]
     by = ORDERS.get(order or "", ORDERS["newest"])[1]
     matching = matching if by is None else sorted(matching, key=by)
-    n_pages = max(1, math.ceil(len(matching) / AT_ONCE))
-    asked = int(page) if page and page.isdecimal() and len(page) < 10 else 1
-    number = min(max(1, asked), n_pages)
-    first = (number - 1) * AT_ONCE
-    return Listed(matching[first : first + AT_ONCE], len(matching), len(lines), number, n_pages)
+    pages = Pages.of(len(matching), page, AT_ONCE)
+    return Listed(matching[pages.first : pages.first + AT_ONCE], pages, len(lines))
 
 
 def _has(line: Line, words: Sequence[str]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 from urllib.parse import quote
@@ -128,6 +128,31 @@ def axis_choices(*choices: tuple[str, str, str]) -> list[html.Label]:
     return [
         html.Label([html.Span(words), dcc.Dropdown(options, value, id=place, clearable=False, searchable=False)])
         for words, place, value in choices
+    ]
+
+
+def choice(words: str, place: str, value: str, choices: Mapping[str, str]) -> html.Label:
+    """A list to choose one of, with its words, its id, the value at first, and words by value."""
+    options: Any = [{"label": label, "value": key} for key, label in choices.items()]
+    return html.Label([html.Span(words), dcc.Dropdown(options, value, id=place, clearable=False, searchable=False)])
+
+
+def page_buttons(of: str, is_first: bool, is_last: bool) -> list[html.Button]:
+    """The buttons that turn the pages of a list; `of` begins their ids.
+
+    Args:
+        of: Beginning of the ids.
+        is_first: True if there is no page before.
+        is_last: True if there is no page after.
+    """
+    return [
+        html.Button(
+            sign, id=f"{of}-{place}", className="quiet", type="button", disabled=is_end, **attributes(aria_label=words)
+        )
+        for sign, place, words, is_end in (
+            ("←", "before", "Previous page", is_first),
+            ("→", "after", "Next page", is_last),
+        )
     ]
 
 

@@ -9,7 +9,7 @@ from dashboards.figures.growth import growth_figure
 from dashboards.figures.measurements import measurements_figure
 from dashboards.figures.proposers import proposers_figure
 from dashboards.figures.routers import training_figure
-from dashboards.figures.schedules import parallel_figure, schedule_figure, schedules_figure
+from dashboards.figures.schedules import parallel_figure, schedule_figure, schedules_figure, selected_schedules_figure
 from dashboards.figures.sensitivities import sensitivities_figure
 from dashboards.figures.workers import workers_figure
 
@@ -27,6 +27,7 @@ __all__ = [
     "proposers_figure",
     "schedule_figure",
     "schedules_figure",
+    "selected_schedules_figure",
     "sensitivities_figure",
     "training_figure",
     "workers_figure",

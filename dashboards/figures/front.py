@@ -158,7 +158,9 @@ def front_figure(
     if scale is not None:
         figure.update_yaxes(**scale.axis())
         scale.mark(figure)
-    # A page that draws itself anew while somebody looks at a part of it goes on showing that part.
+    # A page that draws itself anew while somebody looks at a part of it goes on showing that part; of another part,
+    # Plotly would keep the one before.
+    figure.update_xaxes(uirevision=f"{x} {x_range}").update_yaxes(uirevision=f"{y} {y_range}")
     if x_range is not None:
         figure.update_xaxes(range=across.shown(np.array(x_range)).tolist(), autorange=False)
     if y_range is not None:

@@ -36,7 +36,7 @@ def fronts_figure(studies: Mapping[str, Found], x: str, y: str) -> go.Figure:
     figure = go.Figure()
     for place, (name, found) in enumerate(known.items()):
         front = found.front(x, y)
-        colour, symbol = _COLOURS[place % len(_COLOURS)], _SYMBOLS[place % len(_SYMBOLS)]
+        colour, symbol = _COLOURS[place % len(_COLOURS)], _SYMBOLS[_symbol_of(place)]
         figure.add_scatter(
             **points(found, front, across, upwards, scale),
             mode="lines+markers",
@@ -50,8 +50,13 @@ def fronts_figure(studies: Mapping[str, Found], x: str, y: str) -> go.Figure:
     if scale is not None:
         figure.update_yaxes(**scale.axis())
         scale.mark(figure)
-    missing = len(studies) - len(known)
+    missing = [plain_text(name) for name in studies if name not in known]
     subtitle = f"Each front is of what its study searched on<br>{better(across, upwards)}"
     subtitle += f"<br>{scale.note}" if scale is not None and scale.note else ""
-    subtitle += f"<br>left out, since no trial knows both: {missing}" if missing else ""
+    subtitle += f"<br>left out, since no trial knows both: {', '.join(missing)}" if missing else ""
     return styled(figure, title, subtitle, height=FRONT_PX).update_layout(margin_b=110, uirevision=f"{x} {y}")
+
+
+def _symbol_of(place: int) -> int:
+    """Which mark a study has: studies of the same colour have different ones."""
+    return (place + place // len(_COLOURS)) % len(_SYMBOLS)

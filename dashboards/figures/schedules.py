@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,17 @@ import plotly.graph_objects as go
 
 from dashboards.analysis.axes import Axis, Floats
 from dashboards.analysis.trials import Found, Places
-from dashboards.figures.appearance import INK, LESS, SHARES, VARIANT_COLOURS, LogScale, block_axis, empty_figure, styled
+from dashboards.figures.appearance import (
+    INK,
+    LESS,
+    SHARES,
+    VARIANT_COLOURS,
+    LogScale,
+    block_axis,
+    empty_figure,
+    plain_text,
+    styled,
+)
 from studies.records.halves import halves, n_blocks
 
 # Beyond this many, rows are too thin to read.
@@ -57,27 +67,7 @@ def schedules_figure(found: Found, selected: int | None = None) -> go.Figure:
         shares = both.transpose(0, 2, 1).reshape(len(rows), 2 * blocks)
         places = [block + offset for block in range(blocks) for offset in (-0.25, 0.25)]
         parts = [f"{half} of block {block}" for block in range(blocks) for half in ("attention", "MLP")]
-    figure = go.Figure(
-        go.Heatmap(
-            z=np.round(shares.astype(float), 6).tolist(),
-            x=places,
-            y=list(range(len(rows))),
-            zmin=0.0,
-            zmax=0.95,
-            colorscale=SHARES,
-            colorbar={
-                "title": {"text": "share of tokens skipped", "side": "right", "font": {"size": 12}},
-                "tickvals": [0, 0.25, 0.5, 0.75, 0.95],
-                "tickformat": ".0%",
-                "thickness": 12,
-                "outlinewidth": 0,
-            },
-            customdata=[[f"{label}<br>{what}" for what in parts] for label in labels],
-            hovertemplate="%{customdata}: %{z:.0%} of tokens skip it<extra></extra>",
-            xgap=1,
-            ygap=1,
-        )
-    )
+    figure = go.Figure(_heatmap(np.round(shares.astype(float), 6).tolist(), places, labels, parts))
     figure.update_xaxes(**block_axis(blocks))
     figure.update_yaxes(
         tickvals=labelled,
@@ -102,6 +92,67 @@ def schedules_figure(found: Found, selected: int | None = None) -> go.Figure:
         subtitle += f"<br>drawn: {len(rows)} of {len(front)}, evenly spread along the front"
     height = 175 + round(min(24.0, 720 / len(rows)) * max(3, len(rows)))
     return styled(figure, title, subtitle, height=height)
+
+
+def selected_schedules_figure(selected: Mapping[str, tuple[int, Sequence[float]]]) -> go.Figure:
+    """Draws the schedules that several studies selected: a row each, and a column for each block.
+
+    Args:
+        selected: Number and schedule of the trial that each study selected, by the study's name.
+    """
+    title = "Selected schedules"
+    if not selected:
+        return empty_figure(title, "None of these studies has selected a trial.")
+    parts_of = {name: halves(schedule) for name, (_, schedule) in selected.items()}
+    apart = any(attention != mlp for attention, mlp, _ in parts_of.values())
+    blocks = max(len(attention) for attention, _, _ in parts_of.values())
+    places = [block + offset for block in range(blocks) for offset in ((-0.25, 0.25) if apart else (0.0,))]
+    names = [
+        f"{half}block {block}" for block in range(blocks) for half in (("attention of ", "MLP of ") if apart else ("",))
+    ]
+    rows: list[list[float | None]] = []
+    labels = []
+    for name, (attention, mlp, keeps_kv) in parts_of.items():
+        own = [share for pair in zip(attention, mlp, strict=True) for share in (pair if apart else pair[:1])]
+        # A model of fewer blocks has none there.
+        rows.append([*own, *[None] * (len(places) - len(own))])
+        share = (sum(attention) + sum(mlp)) / (2 * len(attention))
+        kept = ", keeps keys and values" if any(keeps_kv) else ""
+        labels.append(f"{plain_text(name)}<br>trial {selected[name][0]}: {share:.0%}{kept}")
+    figure = go.Figure(_heatmap(rows, places, labels, names))
+    figure.update_xaxes(**block_axis(blocks))
+    figure.update_yaxes(
+        tickvals=list(range(len(rows))), ticktext=labels, tickfont={"size": 12}, showgrid=False, autorange="reversed"
+    )
+    subtitle = "One row a study, with its trial's overall sparsity"
+    subtitle += "; of each block its attention, then its MLP" if apart else ""
+    return styled(figure, title, subtitle, height=190 + 44 * len(rows))
+
+
+def _heatmap(
+    shares: Sequence[Sequence[float | None]], places: Sequence[float], labels: Sequence[str], parts: Sequence[str]
+) -> go.Heatmap:
+    """The shares of tokens that skip each part, a row each schedule."""
+    return go.Heatmap(
+        z=shares,
+        x=places,
+        y=list(range(len(shares))),
+        zmin=0.0,
+        zmax=0.95,
+        colorscale=SHARES,
+        colorbar={
+            "title": {"text": "share of tokens skipped", "side": "right", "font": {"size": 12}},
+            "tickvals": [0, 0.25, 0.5, 0.75, 0.95],
+            "tickformat": ".0%",
+            "thickness": 12,
+            "outlinewidth": 0,
+        },
+        customdata=[[f"{label}<br>{what}" for what in parts] for label in labels],
+        hovertemplate="%{customdata}: %{z:.0%} of tokens skip it<extra></extra>",
+        hoverongaps=False,
+        xgap=1,
+        ygap=1,
+    )
 
 
 def _rows(found: Found, places: Places, chosen: int | None) -> Places:

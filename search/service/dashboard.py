@@ -32,6 +32,9 @@ _KINDS: dict[Any, Literal["integer", "number", "switch", "text"]] = {
     str: "text",
 }
 
+# Units by the placeholder of the command line.
+_UNITS = {"S": "s", "MS": "ms"}
+
 
 def dashboard(settings: ServiceSettings) -> MountDashboard:
     """The function that adds the dashboard, for `create_app`."""
@@ -78,6 +81,8 @@ def form_field(name: str) -> FormField:
         choices=setting.choices,
         longest=setting.about.longest,
         is_common=setting.about.is_common,
+        group=setting.group,
+        unit=_UNITS.get(setting.about.metavar or "", ""),
     )
 
 

@@ -200,6 +200,12 @@
     event.preventDefault();
   });
 
+  // Anywhere on its row a trial can be clicked, if no text is being marked there.
+  document.addEventListener("click", (event) => {
+    const row = event.target.closest("tr.row");
+    if (row && !event.target.closest("button") && !String(window.getSelection())) row.querySelector("button").click();
+  });
+
   // What the address of a page holds: the page's path, what is kept of it, the values by parameter, and the address that
   // the page is on its way to.
   let path = null, kept = [], values = {}, target = null;
@@ -283,11 +289,18 @@
     },
 
     // Another order, or another search, begins with its first page, unless an address says which.
-    turnPage: function (before, after, typed, state, order, page) {
-      const by = triggered(), number = parseInt(page, 10) || 1;
-      if (by.startsWith("list-before") && before) return String(Math.max(1, number - 1));
-      if (by.startsWith("list-after") && after) return String(number + 1);
-      return target === null && by.startsWith("list-") && !by.includes("n_clicks") ? "1" : none();
+    turnPage: function (before, after, ...others) {
+      const by = triggered(), number = parseInt(others.pop(), 10) || 1;
+      if (by.endsWith("-before.n_clicks") && before) return String(Math.max(1, number - 1));
+      if (by.endsWith("-after.n_clicks") && after) return String(number + 1);
+      return target === null && by && !by.endsWith(".n_clicks") ? "1" : none();
+    },
+
+    // The heading of a column sorts by it, and once more the other way round.
+    sortBy: function (clicks, ids, before) {
+      const at = ids.findIndex((id, place) => clicks[place] && triggered().includes(`"${id.column}"`));
+      if (at < 0) return none();
+      return before === ids[at].column ? `-${before}` : ids[at].column;
     },
 
     copyLink: function (clicks) {
@@ -362,21 +375,25 @@
     },
 
     // An axis that a change does not name stays as it was: dragging along one, or a double click on one, names it alone.
+    // As the service reads it: the ends across, then upwards.
     zoomed: function (change, x, y, before) {
-      if (!triggered().startsWith("front-figure")) return null;
+      // Another quantity shows everything, unless an address says what.
+      if (!triggered().startsWith("front-figure")) return target === null ? "" : none();
       if (!Object.keys(change || {}).some((name) => /^[xy]axis\.(range|autorange)/.test(name))) return none();
       const plot = document.querySelector("#front-figure .js-plotly-plot");
       const ends = (name, old) => {
         const axis = plot._fullLayout[name];
         // Who drags one end of an axis names that end.
         const named = [0, 1].map((end) => (change[name + ".range"] || [])[end] ?? change[`${name}.range[${end}]`]);
-        if (change[name + ".autorange"]) return null;
-        if (named.every((end) => end === undefined)) return old || null;
+        if (change[name + ".autorange"]) return "_";
+        if (named.every((end) => end === undefined)) return old;
         const range = named.map((end, at) => end ?? axis.range[at]);
-        return axis.type === "log" ? range.map((end) => Math.pow(10, end)) : range;
+        const shown = axis.type === "log" ? range.map((end) => Math.pow(10, end)) : range;
+        return shown.map((end) => Number(end.toPrecision(6))).join("_");
       };
-      const zoom = { x: ends("xaxis", before && before.x), y: ends("yaxis", before && before.y) };
-      return zoom.x || zoom.y ? zoom : null;
+      const [x0, x1, y0, y1] = before ? before.split("_") : ["", "", "", ""];
+      const zoom = `${ends("xaxis", `${x0}_${x1}`)}_${ends("yaxis", `${y0}_${y1}`)}`;
+      return zoom === "___" ? "" : zoom;
     },
 
     selected: function (click, typed, walked, before) {
@@ -413,7 +430,8 @@
           return;
         }
         places.forEach((place, at) => {
-          const field = place.closest(".field");
+          const field = place.closest(".field"), hiding = place.closest("details");
+          if (said[at] && hiding) hiding.open = true;
           const inputs = field.matches("fieldset") ? [field] : field.querySelectorAll("input");
           for (const input of inputs) {
             input.setAttribute("aria-describedby", `about-${ids[at].name} ${place.id}`);

@@ -1,4 +1,4 @@
-"""The page that creates a study: a form that checks each field after input."""
+"""The page that creates a study: a form that checks all fields after each input, and keeps what was typed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from unicodedata import normalize
 
-from dash import ALL, ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
+from dash import ALL, ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html, no_update
 
 from dashboards.app.actions import Actions, FormField, RefusedError
 from dashboards.app.addresses import NAMESPACE, NOTHING_ASKED, Asked
@@ -15,6 +15,7 @@ from dashboards.app.parts import nothing, study_address
 from studies import StudiesError
 
 _ON = "on"
+_NAMELESS = "name is missing: give the study one."
 # Id of a field, or of the place beside it.
 _Id = Mapping[str, str]
 
@@ -35,15 +36,27 @@ class NewPage:
         if not self._is_editor():
             return nothing("New study", NOT_AN_EDITOR)
         common = [_labelled(one) for one in self._fields if one.is_common]
-        others = [_labelled(one) for one in self._fields if not one.is_common]
+        groups = dict.fromkeys(one.group for one in self._fields if not one.is_common)
+        others: list[Any] = []
+        for group in groups:
+            own = [_labelled(one) for one in self._fields if not one.is_common and one.group == group]
+            others += [html.H2(group), html.Div(own, className="fields")]
         return html.Div(
             [
                 html.H1("New study"),
-                html.P("Empty fields have their defaults, which are shown in grey.", className="soft"),
+                html.P(
+                    "Empty fields have their defaults. What is typed stays until the form is emptied.", className="soft"
+                ),
                 html.Div(common, className="fields"),
-                html.Details([html.Summary("More settings"), html.Div(others, className="fields")]),
+                html.Details([html.Summary("More settings"), *others]),
                 html.Div(id="new-said", role="alert", className="said"),
-                html.Button("Create and submit", id="create", className="button", type="button"),
+                html.Div(
+                    [
+                        html.Button("Create and submit", id="create", className="button", type="button"),
+                        html.Button("Empty the form", id="empty", className="quiet", type="button"),
+                    ],
+                    className="acts",
+                ),
                 dcc.Location(id="new-url", refresh="callback-nav"),
                 dcc.Store(id="new-described"),
             ],
@@ -53,24 +66,21 @@ class NewPage:
     def register(self, dash: Dash) -> None:
         """Adds the callbacks."""
         values = {"type": "field", "name": ALL}
-        said = Output({"type": "field-said", "name": ALL}, "children")
-        dash.callback(
-            said,
-            Input(values, "value"),
-            State(values, "id"),
-            State({"type": "field-said", "name": ALL}, "id"),
-            prevent_initial_call=True,
-        )(self._checked)
+        # One callback, so that what it says as a field is left does not come after what creating says.
         dash.callback(
             Output("new-said", "children"),
-            Output({"type": "field-said", "name": ALL}, "children", allow_duplicate=True),
+            Output({"type": "field-said", "name": ALL}, "children"),
             Output("new-url", "href"),
+            Input(values, "value"),
             Input("create", "n_clicks"),
-            State(values, "value"),
+            Input(values, "n_submit"),
             State(values, "id"),
             State({"type": "field-said", "name": ALL}, "id"),
             prevent_initial_call=True,
-        )(self._create)
+        )(self._changed)
+        dash.callback(
+            Output(values, "value"), Input("empty", "n_clicks"), State(values, "id"), prevent_initial_call=True
+        )(self._emptied)
         # Dash's inputs take no ARIA attributes.
         dash.clientside_callback(
             ClientsideFunction(NAMESPACE, "described"),
@@ -81,27 +91,54 @@ class NewPage:
 
     def settings(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The settings of a form, without empty fields; raises `RefusedError` for text that is not a number."""
+        settings, errors = self._read(values)
+        for error in errors:
+            raise error
+        return settings
+
+    def mistakes(self, values: Mapping[str, Any], is_whole: bool = False) -> dict[str, str]:
+        """All mistakes in a form by field, as far as they can be found at once; those of no field under "".
+
+        Args:
+            values: Values by field.
+            is_whole: Takes a missing name for a mistake, too, as it is once the form is submitted.
+        """
+        settings, errors = self._read(values)
+        found = {error.field or "": str(error) for error in errors}
+        name = str(settings.pop("name", ""))
+        if is_whole and not name:
+            found["name"] = _NAMELESS
+        while True:
+            try:
+                self._actions.check(name or "a-name", settings)
+                return found
+            except RefusedError as error:
+                found.setdefault(error.field or "", str(error))
+                if error.field == "name" and name:
+                    name = ""
+                elif error.field in settings:
+                    # Without that one, what else is wrong?
+                    del settings[error.field]
+                else:
+                    return found
+
+    def _read(self, values: Mapping[str, Any]) -> tuple[dict[str, Any], list[RefusedError]]:
+        """The settings of a form, and the errors of fields that cannot be read."""
         said: dict[str, Any] = {}
+        errors: list[RefusedError] = []
         for one in self._fields:
             value = values.get(one.name)
             if one.kind == "switch":
                 if bool(value) != (one.default == _ON):
                     said[one.name] = bool(value)
             elif isinstance(value, str) and value.strip() and one.kind in ("integer", "number"):
-                said[one.name] = _number(one, value.strip())
+                try:
+                    said[one.name] = _number(one, value.strip())
+                except RefusedError as error:
+                    errors.append(error)
             elif value is not None and str(value).strip():
                 said[one.name] = value if one.kind != "text" else str(value).strip()
-        return said
-
-    def check(self, values: Mapping[str, Any]) -> RefusedError | None:
-        """The first mistake in a form, as far as it can be checked at once; None if there is none."""
-        try:
-            settings = self.settings(values)
-            # A missing name is no mistake until the form is submitted.
-            self._actions.check(str(settings.pop("name", "")) or "a-name", settings)
-        except RefusedError as error:
-            return error
-        return None
+        return said, errors
 
     def create(self, values: Mapping[str, Any]) -> RefusedError | str:
         """Creates the study of a form; returns its name, or the error."""
@@ -112,7 +149,7 @@ class NewPage:
             # As the service keeps it, for the address.
             name = normalize("NFC", str(settings.pop("name", "")))
             if not name:
-                return RefusedError("name is missing: give the study one.", "name")
+                return RefusedError(_NAMELESS, "name")
             self._actions.create(name, settings)
         except RefusedError as error:
             return error
@@ -120,20 +157,30 @@ class NewPage:
             return RefusedError(str(error))
         return name
 
-    def _checked(self, values: Sequence[Any], fields: Sequence[_Id], places: Sequence[_Id]) -> list[str]:
-        error = self.check(_by_name(values, fields))
-        return [str(error) if error is not None and place["name"] == error.field else "" for place in places]
-
-    def _create(
-        self, n_clicks: int | None, values: Sequence[Any], fields: Sequence[_Id], places: Sequence[_Id]
+    def _changed(
+        self,
+        values: Sequence[Any],
+        n_clicks: int | None,
+        n_submits: Sequence[int | None],
+        fields: Sequence[_Id],
+        places: Sequence[_Id],
     ) -> tuple[Any, list[Any], Any]:
-        if not n_clicks:
-            return no_update, [no_update] * len(places), no_update
-        outcome = self.create(_by_name(values, fields))
-        if isinstance(outcome, str):
-            return "", [""] * len(places), study_address(outcome)
-        beside = [str(outcome) if place["name"] == outcome.field else "" for place in places]
-        return str(outcome), beside, no_update
+        by_name = _by_name(values, fields)
+        was_submitted = any(one.endswith((".n_clicks", ".n_submit")) for one in ctx.triggered_prop_ids)
+        mistakes = self.mistakes(by_name, is_whole=bool(n_clicks) or any(n_submits))
+        said: Any = no_update
+        if was_submitted and not mistakes:
+            outcome = self.create(by_name)
+            if isinstance(outcome, str):
+                return "", [""] * len(places), study_address(outcome)
+            mistakes = {outcome.field or "": str(outcome)}
+        if was_submitted or not mistakes:
+            said = html.Ul([html.Li(one) for one in mistakes.values()]) if mistakes else ""
+        return said, [mistakes.get(place["name"], "") for place in places], no_update
+
+    def _emptied(self, n_clicks: int | None, fields: Sequence[_Id]) -> list[Any]:
+        known = {one.name: _first(one) for one in self._fields}
+        return [known.get(field["name"]) if n_clicks else no_update for field in fields]
 
 
 def _by_name(values: Sequence[Any], fields: Sequence[_Id]) -> dict[str, Any]:
@@ -148,16 +195,26 @@ def _number(field: FormField, text: str) -> float | int:
         raise RefusedError(f"{field.name} is {text!r}: expected {expected}.", field.name) from None
 
 
+def _first(field: FormField) -> Any:
+    """The value of a field that nobody has touched."""
+    if field.kind == "switch":
+        return [_ON] * (field.default == _ON)
+    return (field.default or None) if field.kind == "choice" else ""
+
+
 def _labelled(field: FormField) -> html.Div | html.Fieldset:
     place = {"type": "field", "name": field.name}
     words = field.name.replace("_", " ")
-    about = html.Small(field.about, id=f"about-{field.name}")
+    # A placeholder is gone once something is typed.
+    default = f" Default: {field.default}{f' {field.unit}' if field.unit else ''}." if field.default else ""
+    about = html.Small(f"{field.about}{default if field.kind != 'switch' else ''}", id=f"about-{field.name}")
+    kept: Any = {"persistence": True, "persistence_type": "session"}
     said = html.Div(id={"type": "field-said", "name": field.name}, className="error", role="status")
     if field.kind == "switch":
-        control: Any = dcc.Checklist([{"label": words, "value": _ON}], [_ON] * (field.default == _ON), id=place)
+        control: Any = dcc.Checklist([{"label": words, "value": _ON}], _first(field), id=place, **kept)
         return html.Div([control, about, said], className="field")
     if field.kind == "choice":
-        control = dcc.RadioItems(list(field.choices), field.default or None, id=place, className="choices")
+        control = dcc.RadioItems(list(field.choices), _first(field), id=place, className="choices", **kept)
         return html.Fieldset([html.Legend(words), control, about, said], className="field")
     numeric = field.kind in ("integer", "number")
     control = dcc.Input(
@@ -170,5 +227,8 @@ def _labelled(field: FormField) -> html.Div | html.Fieldset:
         debounce=True,
         autoComplete="off",
         spellCheck=False,
+        **kept,
     )
+    # Some names end in the unit.
+    words = f"{words} [{field.unit}]" if field.unit and words.split()[-1] != field.unit else words
     return html.Div([html.Label([html.Span(words, className="name-of"), control]), about, said], className="field")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import groupby
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -15,7 +14,9 @@ from dashboards.analysis.tables import duration
 from dashboards.analysis.trials import Found
 from dashboards.app.addresses import NAMESPACE, Asked, Kept
 from dashboards.app.data_source import Standing, Watch
+from dashboards.app.pages import trial_table
 from dashboards.app.pages.trial_acts import TrialActs
+from dashboards.app.pages.trial_table import TrialTable
 from dashboards.app.parts import attributes, axis_choices, drawn, graph, in_theme, nothing, read_table, terms
 from dashboards.app.view_state import Look, look_at, unless_away, while_looked_at
 from dashboards.figures import front_figure, schedule_figure
@@ -30,7 +31,10 @@ from studies.sql.times import local_text
 # Digits of a trial's number.
 _LONGEST = 10
 _TRIAL = Kept("trial", "trial-number")
-Zoom = Mapping[str, Any]
+# Id and property of the components whose values the address holds, in the order of `Exploring.kept`.
+KEPT = (*((one, "value") for one in ("trial-number", "front-x", "front-y")), ("zoom", "data"), *trial_table.KEPT)
+# The ends across, then upwards, as text between underscores, none where an axis shows everything: "12_30__".
+_ZOOM = Kept("zoom", "zoom", is_typed=True, prop="data")
 _NOBODY = nothing("No trial selected", "Point at one to see it here, click it to keep it, or type its number.")
 
 
@@ -40,15 +44,19 @@ class Exploring:
     def __init__(self, watch: Watch, acts: TrialActs) -> None:
         self._watch = watch
         self._acts = acts
+        self._table = TrialTable(watch)
 
-    def kept(self, standing: Standing) -> tuple[Kept, Kept, Kept]:
-        """What the address holds of this view: the trial, and the quantities across and upwards."""
+    def kept(self, standing: Standing) -> tuple[Kept, ...]:
+        """What the address holds of this view: the trial, the quantities, the zoom, and what is chosen of the table."""
+        return (*self._of_figure(standing), _ZOOM, *self._table.kept(standing))
+
+    def _of_figure(self, standing: Standing) -> tuple[Kept, Kept, Kept]:
         x, y = default_axes(standing.study.objectives)
         return _TRIAL, Kept("x", "front-x", x, OFFERED), Kept("y", "front-y", y, OFFERED)
 
     def controls(self, standing: Standing, asked: Asked) -> html.Div:
         """Controls of the quantities, before any trial has been read."""
-        number, x, y = (one.of(asked) for one in self.kept(standing))
+        number, x, y = (one.of(asked) for one in self._of_figure(standing))
         choices = axis_choices(("upwards", "front-y", y), ("across", "front-x", x))
         trial = dcc.Input(
             number, id="trial-number", type="text", inputMode="numeric", debounce=True, maxLength=_LONGEST
@@ -64,7 +72,7 @@ class Exploring:
             [*choices, html.Label([html.Span("trial"), trial]), html.Div(walk, className="acts")], className="bar"
         )
 
-    def layout(self, asked: Asked) -> html.Div:
+    def layout(self, standing: Standing, asked: Asked) -> html.Div:
         """The figure, the trial beside it, and what is below."""
         typed = _TRIAL.of(asked)
         number = int(typed) if typed.isdecimal() and len(typed) <= _LONGEST else None
@@ -80,11 +88,12 @@ class Exploring:
                     className="beside",
                 ),
                 html.Div(id="exports", className="acts"),
+                self._table.layout(standing, asked),
                 html.Div(id="measured"),
                 dcc.Store(id="selected", **known),
                 dcc.Store(id="pointed", **known),
                 dcc.Store(id="walked"),
-                dcc.Store(id="zoom"),
+                dcc.Store(id="zoom", data=_ZOOM.of(asked)),
                 dcc.Download(id="trial-file"),
                 dcc.Store(id="front-drawn"),
             ]
@@ -142,8 +151,10 @@ class Exploring:
         dash.callback(
             Output("walked", "data", allow_duplicate=True),
             Input({"type": "parent", "trial": ALL}, "n_clicks"),
+            Input({"type": "row", "trial": ALL}, "n_clicks"),
             prevent_initial_call=True,
-        )(self._climbed)
+        )(self._pressed)
+        self._table.register(dash)
         dash.callback(
             Output("front-figure", "figure", allow_duplicate=True),
             Input("selected", "data"),
@@ -182,7 +193,7 @@ class Exploring:
         )
         self._acts.register(dash)
 
-    def figure(self, look: Look, x: str, y: str, zoom: Zoom | None, selected: int | None, name: str) -> Any:
+    def figure(self, look: Look, x: str, y: str, zoom: str | None, selected: int | None, name: str) -> Any:
         """The figure, for what is looked at of it."""
         x_range, y_range = ranges(zoom, x, y)
         figure = front_figure(
@@ -259,7 +270,7 @@ class Exploring:
         step = 1 if ctx.triggered_id == "trial-after" else -1
         return self.walk(step, selected, x, y, name)
 
-    def _climbed(self, _: list[int | None]) -> Any:
+    def _pressed(self, _: list[int | None], __: list[int | None]) -> Any:
         # Buttons that appear say so, too.
         if not ctx.triggered or not ctx.triggered[0]["value"] or not isinstance(ctx.triggered_id, dict):
             return no_update
@@ -267,21 +278,20 @@ class Exploring:
         return number if isinstance(number, int) else no_update
 
 
-def ranges(zoom: Zoom | None, x: str, y: str) -> tuple[tuple[float, float] | None, tuple[float, float] | None]:
-    """The part that a page is zoomed to, in the units in which values are stored."""
-    if not zoom:
+def ranges(zoom: str | None, x: str, y: str) -> tuple[tuple[float, float] | None, tuple[float, float] | None]:
+    """The part that a page is zoomed to, in the units in which values are stored; None along an axis that shows all."""
+    parts = (zoom or "").split("_")
+    if len(parts) != 4:
         return None, None
 
-    def stored(name: str, ends: Any) -> tuple[float, float] | None:
-        if not isinstance(ends, list) or len(ends) != 2:
-            return None
+    def stored(name: str, ends: list[str]) -> tuple[float, float] | None:
         try:
             low, high = (float(end) * objective(name).per_unit for end in ends)
-        except (TypeError, ValueError):
+        except ValueError:
             return None
-        return (low, high) if np.isfinite([low, high]).all() else None
+        return (low, high) if np.isfinite([low, high]).all() and low != high else None
 
-    return stored(x, zoom.get("x")), stored(y, zoom.get("y"))
+    return stored(x, parts[:2]), stored(y, parts[2:])
 
 
 def described(trial: Trial, found: Found) -> list[tuple[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from hashlib import sha256
 from typing import Any
 
@@ -12,7 +12,7 @@ from dashboards.app.addresses import NAMESPACE, NOTHING_ASKED, Asked, Kept, keep
 from dashboards.app.data_source import Line
 from dashboards.app.listing import ORDERS, Listed, listed
 from dashboards.app.pages.manage import ManagingPage
-from dashboards.app.parts import alert, attributes, badge, complaint, nothing, study_address
+from dashboards.app.parts import alert, attributes, badge, choice, complaint, nothing, page_buttons, study_address
 from dashboards.app.run_progress import NO_RUNNER, bar, elapsed
 from studies import StudiesError
 from studies.records.objectives import objective
@@ -68,8 +68,8 @@ class StudiesPage(ManagingPage):
                             ],
                             className="search",
                         ),
-                        _choice("state", "list-state", state, _STATES),
-                        _choice("order", "list-order", order, {key: words for key, (words, _) in ORDERS.items()}),
+                        choice("state", "list-state", state, _STATES),
+                        choice("order", "list-order", order, {key: words for key, (words, _) in ORDERS.items()}),
                     ],
                     className="bar",
                 ),
@@ -77,20 +77,7 @@ class StudiesPage(ManagingPage):
                 html.Div(
                     [
                         html.Span(words, id="list-count", role="status", className="soft"),
-                        *(
-                            html.Button(
-                                sign,
-                                id=place,
-                                className="quiet",
-                                type="button",
-                                disabled=is_end,
-                                **attributes(aria_label=label),
-                            )
-                            for sign, place, label, is_end in (
-                                ("←", "list-before", "Previous page", is_first),
-                                ("→", "list-after", "Next page", is_last),
-                            )
-                        ),
+                        *page_buttons("list", is_first, is_last),
                     ],
                     className="acts",
                 ),
@@ -148,7 +135,7 @@ class StudiesPage(ManagingPage):
         # Unchanged rows keep the keyboard focus.
         now = sha256(repr(content).encode()).hexdigest()
         table = (no_update, no_update) if now == seen else (content, now)
-        return *table, shown.words, shown.page == 1, shown.page == shown.n_pages
+        return *table, shown.words, shown.pages.is_first, shown.pages.is_last
 
     def _content(self, shown: Listed, runners: Sequence[RunnerRecord]) -> Any:
         if not shown.n_all:
@@ -200,11 +187,6 @@ def _place(line: Line) -> list[html.Small]:
     if now.queue:
         return [html.Small(now.queue)]
     return [html.Small([now.place, *elapsed(now)])] if now.place else []
-
-
-def _choice(words: str, place: str, value: str, choices: Mapping[str, str]) -> html.Label:
-    options: Any = [{"label": label, "value": key} for key, label in choices.items()]
-    return html.Label([html.Span(words), dcc.Dropdown(options, value, id=place, clearable=False, searchable=False)])
 
 
 def _progress(line: Line) -> Any:

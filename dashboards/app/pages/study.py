@@ -12,7 +12,7 @@ from dashboards.analysis.tables import duration
 from dashboards.app.actions import Actions
 from dashboards.app.addresses import NAMESPACE, NOTHING_ASKED, Asked, Kept, keep, register_kept
 from dashboards.app.data_source import Standing, Watch
-from dashboards.app.pages.explore import Exploring
+from dashboards.app.pages.explore import KEPT, Exploring
 from dashboards.app.pages.manage import ManagingPage
 from dashboards.app.pages.trial_acts import TrialActs
 from dashboards.app.parts import alert, attributes, badge, complaint, graph, nothing
@@ -69,7 +69,7 @@ class StudyPage(ManagingPage):
             inline=True,
         )
         panels = {
-            "front": [axes, self._exploring.layout(asked)],
+            "front": [axes, self._exploring.layout(standing, asked)],
             "schedules": [
                 graph("heatmap", "schedules of the front"),
                 graph("importance", "which blocks matter"),
@@ -135,7 +135,7 @@ class StudyPage(ManagingPage):
             prevent_initial_call=True,
         )(self.look)
         register_looks(dash)
-        register_kept(dash, "study", [(one, "value") for one in ("view", "trial-number", "front-x", "front-y")])
+        register_kept(dash, "study", [("view", "value"), *KEPT])
         dash.clientside_callback(
             ClientsideFunction(NAMESPACE, "showPanel"),
             Output({"type": "panel", "view": ALL}, "hidden"),

@@ -155,10 +155,23 @@ def test_a_study_is_created_watched_looked_into_and_saved(chromium: Browser, add
         page.get_by_role("link", name="Create the first one").click()
         page.get_by_label("name", exact=True).fill("mine")
         page.get_by_label("trials", exact=True).fill("none")
+        more, refined = page.get_by_text("More settings"), page.get_by_label("refine trials", exact=True)
+        more.click()
+        refined.fill("-1")
+        more.click()
         page.get_by_role("button", name="Create and submit").click()
         expect(page.locator("#new-said")).to_contain_text("expected a whole number")
+        # Everything that is wrong is said at once, and shown where it was hidden.
+        expect(refined).to_be_visible()
+        expect(refined).to_have_attribute("aria-invalid", "true")
+        refined.fill("10")
         page.get_by_label("trials", exact=True).fill("60")
-        page.get_by_role("button", name="Create and submit").click()
+        page.keyboard.press("Enter")
+        expect(page.locator("h1")).to_have_text("mine")
+        page.go_back()
+        expect(page.get_by_label("name", exact=True)).to_have_value("mine")
+        expect(page.get_by_label("trials", exact=True)).to_have_value("60")
+        page.go_forward()
         expect(page.locator("h1")).to_have_text("mine")
         expect(page.locator(".badge")).to_contain_text("waits for a runner")
 
@@ -369,6 +382,21 @@ def test_zooming_along_one_axis_leaves_the_other_as_it_is(chromium: Browser, add
         x, y = change(yaxis_autorange=True)
         assert (x, y) == (pytest.approx(everything_x, rel=0.1), pytest.approx(everything_y, rel=0.1))
 
+        # The address holds it, for whoever reloads, comes back or follows a link.
+        change(xaxis_range=[12.0, 30.0], yaxis_range=[-2.0, 0.0])
+        page.wait_for_url(lambda url: url.endswith("?zoom=12_30_0.01_1"))
+        page.reload()
+        is_shown = f"s => String(({ranges})(s).flat().map((end) => Math.round(end * 100) / 100)) === '12,30,-2,0'"
+        page.wait_for_function(f"s => document.querySelector(s)?._fullLayout && ({is_shown})(s)", arg=FRONT)
+        page.locator("#trial-number").fill("20")
+        page.keyboard.press("Enter")
+        page.wait_for_url(lambda url: url.endswith("?trial=20&zoom=12_30_0.01_1"))
+        change(xaxis_range=[14.0, 32.0])
+        page.wait_for_url(lambda url: url.endswith("?trial=20&zoom=14_32_0.01_1"))
+        page.go_back()
+        page.wait_for_function(is_shown, arg=FRONT)
+        assert page.url.endswith("?zoom=12_30_0.01_1")
+
 
 def test_the_address_holds_what_a_page_shows(chromium: Browser, address: str, store: ServiceStore) -> None:
     filled(store)
@@ -421,6 +449,38 @@ def test_the_address_holds_what_a_page_shows(chromium: Browser, address: str, st
             " === 'made up'"
         )
         expect(page.locator("#compare-verdicts")).not_to_contain_text(SCRIPT)
+
+
+def test_a_table_of_trials_and_the_figure_select_the_same_trial(
+    chromium: Browser, address: str, store: ServiceStore
+) -> None:
+    filled(store)
+    with opened(chromium, address, "trials") as page:
+        page.goto("/study/made%20up")
+        rows, number = page.locator(".trials tbody tr"), page.locator("#trial-number")
+        expect(rows.first).to_contain_text("0")
+        page.locator(".trials th").get_by_role("button", name="KL to dense").click()
+        page.get_by_label("conditions").fill("kl > 0.01")
+        page.keyboard.press("Enter")
+        page.wait_for_url(lambda url: url.endswith("?where=kl+%3E+0.01&order=kl"))
+        expect(page.locator(".trials th[aria-sort=ascending]")).to_contain_text("KL to dense")
+        ring = "number => document.querySelector('#front-figure .js-plotly-plot')?._fullData?.[0]?.x?.length === 1"
+        # Anywhere on its row.
+        rows.nth(2).get_by_role("cell").nth(1).click()
+        selected = page.locator(".trials tr.chosen")
+        expect(selected).to_have_count(1)
+        expect(number).to_have_value(selected.get_by_role("button").inner_text().removeprefix("▶ "))
+        page.wait_for_function(ring)
+        # What is selected elsewhere is marked, too, though it is on another page.
+        number.fill("20")
+        page.keyboard.press("Enter")
+        expect(selected.get_by_role("button", name="Select trial 20")).to_be_visible()
+        expect(page.locator("#rows-count")).to_contain_text("the selected one on top")
+        page.get_by_role("button", name="Next page").click()
+        expect(page.locator("#rows-count")).to_contain_text("page 2 of")
+        page.reload()
+        expect(page.locator("#rows-count")).to_contain_text("page 2 of")
+        expect(selected.get_by_role("button", name="Select trial 20")).to_be_visible()
 
 
 def test_a_long_list_is_searched_and_turned_and_keeps_its_address(

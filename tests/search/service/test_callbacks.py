@@ -36,9 +36,12 @@ VALUES: dict[str, Any] = {
         "version.data": None,
         "theme.data": "dark",
         "create.n_clicks": 1,
+        "empty.n_clicks": 1,
     },
     **{"front-x.value": "latency_ms", "front-y.value": "kl", "selected.data": 9, "pointed.data": 9},
-    **{"zoom.data": {"x": [10.0, 40.0], "y": None}, "trial-before.n_clicks": None, "trial-after.n_clicks": 2},
+    **{"rows-shown.value": "front", "rows-proposer.value": "deap", "rows-conditions.value": "kl < 1"},
+    **{"rows-columns.value": ["kl", "flops_saved"], "rows-order.data": "-kl", "rows-page.data": "1"},
+    **{"zoom.data": "10_40__", "trial-before.n_clicks": None, "trial-after.n_clicks": 2},
     **{"compared.value": [NAME], "compare-x.value": "latency_ms", "compare-y.value": "kl"},
     **{"compare-again.n_intervals": None, "create.n_clicks": 1, "study-seen.data": None},
     **{f"{place}-seen.data": None for place in PLACES},
@@ -99,7 +102,7 @@ def _filled(place: dict[str, str]) -> Any:
         return {"id": json.loads(place["id"]), **said, "value": LOOK}
     found = []
     for one in _matching(place["id"]):
-        values = {"id": one["id"], "n_clicks": 1, "value": FIELDS.get(one["id"].get("name", ""))}
+        values = {"id": one["id"], "n_clicks": 1, "n_submit": 1, "value": FIELDS.get(one["id"].get("name", ""))}
         found.append({**one, **said, "value": values[place["property"]]})
     return found
 

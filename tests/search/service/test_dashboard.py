@@ -15,13 +15,14 @@ import sqlalchemy as sa
 from dash import no_update
 
 from dashboards import ReportData
+from dashboards.analysis.compared import common_volumes, differing_settings
 from dashboards.app import RefusedError
 from dashboards.app.addresses import asked_of
 from dashboards.app.backend import ThreadedBackend
 from dashboards.app.data_source import Watch
 from dashboards.app.frame import Frame
 from dashboards.app.listing import AT_ONCE, listed
-from dashboards.app.pages.compare import ComparePage
+from dashboards.app.pages.compare import MOST, ComparePage
 from dashboards.app.pages.create import NewPage
 from dashboards.app.pages.explore import Exploring, ranges
 from dashboards.app.pages.studies import StudiesPage
@@ -32,6 +33,7 @@ from search.config.run_config import SUBMITTABLE
 from search.service.dashboard import actions, dashboard, form_field
 from search.service.rules.settings import ServiceSettings
 from studies import StorageError, StudyState
+from studies.pareto import RUINED_KL, FrontVolume
 from studies.records.study_facts import ProfileRecord, StudyFacts
 from studies.records.trial import WorkSpan
 from studies.service.service_store import ServiceStore
@@ -490,7 +492,7 @@ def test_the_form_has_every_setting_and_creates_what_it_says(
         "new_tokens": "16, 128",
         "deterministic": ["on"],
     }
-    assert page.check(values) is None
+    assert page.mistakes(values, is_whole=True) == {}
     assert page.create(values) == "mine"
     config = store.studies.get("mine").config
     assert (config["trials"], config["target_sparsity"], config["deterministic"]) == (20, 0.3, True)
@@ -520,6 +522,26 @@ def test_the_form_says_which_field_is_wrong(
     outcome = NewPage(actions(store, settings), lambda: True).create(values)
     assert isinstance(outcome, RefusedError) and outcome.field == field, outcome
     assert len(store.studies.summaries()) == 1
+
+
+def test_the_form_says_everything_that_is_wrong_at_once(store: ServiceStore, settings: ServiceSettings) -> None:
+    page = NewPage(actions(store, settings), lambda: True)
+    values = {
+        "trials": "many",
+        "seed": "-1",
+        "target_sparsity": "2",
+        "sampler": "nobody",
+        "rounds": "1",
+        "seconds": "0",
+    }
+    found = page.mistakes(values, is_whole=True)
+    assert set(found) == {"name", "trials", "seed", "target_sparsity", "sampler", "seconds"}
+    assert "expected a whole number" in found["trials"] and "name" not in page.mistakes(values)
+    # What only two fields together get wrong is said of one of them.
+    both = page.mistakes({"target_sparsity": "0.3", "target_speedup": "1.5"})
+    assert len(both) == 1
+    text = text_of(page.layout(""))
+    assert "Default: 300." in text and "Default: 60.0 s." in text and "Routers, and searching again with them" in text
 
 
 def test_fields_are_of_the_kind_that_settings_are() -> None:
@@ -595,6 +617,42 @@ def test_the_pages_of_a_study_and_of_comparisons_begin_with_the_verdict_of_its_r
     assert json.dumps(of_search)[1:-1] in text_of(compare.verdicts(["searched"]))
 
 
+def test_compared_studies_stand_side_by_side_and_each_that_is_left_out_is_named(
+    store: ServiceStore, watch: Watch, settings: ServiceSettings
+) -> None:
+    filled(store)
+    store.studies.create("other", {**records.STUDY.config, "seed": 7}, records.STUDY.objectives)
+    few = [replace(t, values=(t.values[0], 2 * t.values[1])) for t in records.TRIALS[:5] if t.values is not None]
+    store.trials.begin("other", few)
+    store.trials.finish("other", few)
+    store.studies.create("flops", dict(records.STUDY.config), ("kl", "flops"))
+    store.trials.begin("flops", records.TRIALS[:5])
+    store.trials.finish("flops", records.TRIALS[:5])
+    for number in range(10):
+        store.studies.create(f"empty {number}", dict(records.STUDY.config), records.STUDY.objectives)
+    names = [*("made up", "other", "flops", "gone"), *(f"empty {number}" for number in range(10))]
+    compare = ComparePage(watch)
+    _, missing, _ = compare.figure(names, "latency_ms", "kl", None)
+    left_out = text_of(missing)
+    assert f"empty 9: at most {MOST} studies" in left_out and "gone: There is no such study" in left_out
+    assert "flops: no trial knows predicted latency and KL" in left_out and "empty 0: no trial knows" in left_out
+    found = {name: watch.found(name) for name in ("made up", "other", "flops", "empty 0")}
+    volumes = common_volumes(found)
+    # One corner for all: that of the study whose dense model is dearest.
+    corner = max(found[name].dense_cost or 0.0 for name in ("made up", "other"))
+    assert volumes.reference == (RUINED_KL, corner) and set(volumes.of) == {"made up", "other"}
+    expected = FrontVolume(volumes.reference).of([t for t in records.TRIALS if t.values is not None])
+    assert volumes.of["made up"] == pytest.approx(expected) and volumes.of["other"] < expected
+    assert "trades KL to dense and prefill arithmetic" in volumes.left_out["flops"]
+    details = text_of(compare.details(names, None))
+    assert "other: no trial has been selected yet" in details and "trial 154: 30%" in details
+    assert "other: nothing has been measured on test items yet" in details and "[93.0%, 98.3%]" in details
+    differ = differing_settings({"made up": records.STUDY.config, "other": {**records.STUDY.config, "seed": 7}})
+    assert [[cell.text for cell in line.cells] for line in differ.rows] == [["seed", "0", "7"]]
+    assert "Left out: gone: there is no such study" in text_of(compare.layout("", {"study": ["gone", "other"]}))
+    assert compare.details([], None) is None
+
+
 def test_trials_that_are_predicted_anew_are_drawn_anew(
     store: ServiceStore, watch: Watch, settings: ServiceSettings
 ) -> None:
@@ -640,14 +698,14 @@ def test_a_page_that_the_database_does_not_answer_for_says_so_and_is_shown_once_
             assert "The database does not answer" in text and "page-again" in text and '"Interval"' in text
             assert "No such study" not in text and "secret" not in text
             assert frame.again(1, path) is no_update
-        shown, is_whole = compare.figure(["made up"], "latency_ms", "kl", None)
+        shown, _, is_whole = compare.figure(["made up"], "latency_ms", "kl", None)
         assert "tries again by itself" in text_of(shown) and not is_whole
         # A page that is open already draws anew what it could not, once it has a version again.
         assert study.look(1, None, "made up", version, None)[0] is None
         assert study.look(2, None, "made up", None, None)[0] is no_update
     for path in ("/study/made%20up", "/compare"):
         assert "page-again" not in text_of(frame.again(2, path)) and "made up" in text_of(frame.again(2, path))
-    assert compare.figure(["made up"], "latency_ms", "kl", None)[1]
+    assert compare.figure(["made up"], "latency_ms", "kl", None)[-1]
     assert study.look(3, None, "made up", None, None)[0] == version
     missing = text_of(frame.content("/study/other"))
     assert "No such study" in missing and "tries again" not in missing
@@ -700,11 +758,14 @@ def test_speeds_stand_below_the_results_where_they_were_timed(
     assert title not in text_of(exploring.below(look, "latency_ms", "kl", "made up")[0])
 
 
-@pytest.mark.parametrize(
-    "nonsense", [{"x": "a"}, {"x": [1]}, {"x": ["a", "b"]}, {"x": [None, 1]}, {"x": [1, 1e999]}, {}]
-)
-def test_a_zoom_that_is_none_is_none(nonsense: dict[str, Any]) -> None:
+@pytest.mark.parametrize("nonsense", ["", "1", "a_b__", "1___", "1_nan__", "1_1__", "1_1e999__", "1_2_3_4_5", None])
+def test_a_zoom_that_is_none_is_none(nonsense: str | None) -> None:
     assert ranges(nonsense, "latency_ms", "kl") == (None, None)
+
+
+def test_a_zoom_is_read_in_the_units_that_people_read() -> None:
+    assert ranges("2_4.5__", "flops", "kl") == ((2e9, 4.5e9), None)
+    assert ranges("__1e-4_0.5", "latency_ms", "kl") == (None, (1e-4, 0.5))
 
 
 def test_studies_leave_as_files(make_client: MakeClient, settings: ServiceSettings, store: ServiceStore) -> None:

@@ -43,7 +43,7 @@ def complete_document(app: FastAPI) -> None:
 
 
 def _complete(operation: dict[str, Any], method: str, path: str) -> None:
-    summary, _, more = operation.pop("description").partition("\n\n")
+    summary, _, more = operation.pop("description", operation["summary"]).partition("\n\n")
     operation["summary"] = " ".join(summary.split()).removesuffix(".")
     if more:
         operation["description"] = more

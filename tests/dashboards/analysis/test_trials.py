@@ -267,7 +267,7 @@ def test_the_front_figure_shows_front_ring_and_comparison(found: Found) -> None:
     assert list(by_name["front"].customdata) == found.columns.number[found.front("latency_ms", "kl")].tolist()
     assert {"dense, measured", "uniform, measured", "static, measured", "refined, measured"} <= set(by_name)
     dominated = [trace for trace in figure.data if trace.name.startswith("by ")]
-    assert dominated and all(trace.marker.opacity < 0.5 for trace in dominated)
+    assert dominated and all(trace.marker.opacity < 1 for trace in dominated)
     shown = {number for trace in dominated for number in trace.customdata}
     assert not shown & set(by_name["front"].customdata)
     assert ring_position(found, "latency_ms", "kl", None) == ([], [])

@@ -24,7 +24,7 @@ from ftp_core.loading.model_source import hub_error, locate, one_line, weights_o
 from ftp_core.loading.placement import computes_natively, device_name, device_of, dtype_of, name_of
 from ftp_core.loading.reference import ModelName, ModelReference
 from ftp_core.skipping.dispatch import is_spread, stored_weights
-from ftp_core.skipping.families import family_of
+from ftp_core.skipping.families import context_of, family_of
 from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.skipping.substitutes import substitutes_of
 
@@ -155,6 +155,20 @@ def load_model(
     # PreTrainedModel.to is wrapped, so that its type is lost.
     placed: PreTrainedModel = model.to(where)  # type: ignore[arg-type]
     return LoadedModel(source, SkippingModel(placed), tokenizer)
+
+
+def load_tokenizer(name: ModelName) -> tuple[PreTrainedTokenizerBase, int]:
+    """Loads a model's tokenizer, and the number of tokens that the model reads at once; no weights are read.
+
+    Raises:
+        ModelError: There is no such model, its family is unknown, or its tokenizer cannot be read.
+    """
+    source = resolve(name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except Exception as error:  # broken files surface as whatever their many readers raise
+        raise ModelError(f"Cannot load the tokenizer of {str(ModelReference.of(name))!r}: {one_line(error)}") from error
+    return tokenizer, context_of(AutoConfig.from_pretrained(source))
 
 
 def published_dtype(source: str) -> torch.dtype | None:

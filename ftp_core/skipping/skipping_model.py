@@ -43,7 +43,8 @@ class Prefill:
         last_hidden: Final hidden state of each row's last token `[B, D]`.
         cache: Keys and values of the kept tokens.
         lengths: Real tokens of each row `[B]`.
-        kept: Tokens that ran each block, bool `[B, L]`; only for blocks that ran, see `Passage`.
+        kept: Tokens that ran each block, or its attention, bool `[B, L]`; only for blocks that ran, see `Passage`.
+        kept_mlp: Tokens that ran each block's MLP, likewise.
         text_lengths: See `PromptBatch`; None if the model embeds texts of all lengths alike.
     """
 
@@ -51,6 +52,7 @@ class Prefill:
     cache: FTPCache
     lengths: Tensor
     kept: list[Tensor]
+    kept_mlp: list[Tensor]
     text_lengths: Sequence[int] | None = None
 
 
@@ -184,7 +186,7 @@ class SkippingModel:
         cache.advance(handler.real, min(lengths))
         last_B = (prompts.lengths - 1).to(hidden_BLD.device)
         last_hidden_BD = hidden_BLD[torch.arange(len(hidden_BLD), device=hidden_BLD.device), last_B].to(self.device)
-        return Prefill(last_hidden_BD, cache, prompts.lengths, handler.kept, text_lengths)
+        return Prefill(last_hidden_BD, cache, prompts.lengths, handler.kept, handler.kept_mlp, text_lengths)
 
     def _run_prompts(
         self,

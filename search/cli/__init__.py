@@ -31,6 +31,7 @@ from search.cli.database_commands import db, export_studies, import_studies
 from search.cli.log_level import LogLevel, is_debugging, set_log_level
 from search.cli.options import AsJson, Out, Storage, StudyName
 from search.cli.profile import profile_command
+from search.cli.prompt import PROMPT_SETTINGS, prompt_command
 from search.cli.run_commands import (
     DISTILL_SETTINGS,
     MEASURE_SETTINGS,
@@ -92,6 +93,7 @@ app.command("search", cls=GroupedCommand)(with_settings(search_command, OF_NEW_S
 app.command("resume", cls=GroupedCommand)(with_settings(resume, RESUMABLE, show_default="as begun"))
 app.command("measure")(with_settings(measure, MEASURE_SETTINGS, show_default="as begun"))
 app.command("distill")(with_settings(distill, DISTILL_SETTINGS, show_default="as begun"))
+app.command("prompt")(with_settings(prompt_command, PROMPT_SETTINGS, show_default="as begun"))
 app.command("solve")(with_settings(solve_command, SOLVE_SETTINGS, show_default="as begun"))
 app.command("sweep")(sweep_command)
 app.command("config")(config_command)

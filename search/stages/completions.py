@@ -54,6 +54,23 @@ def prompt_pieces(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int]) -> 
     return [*pieces, (whole[written:], range(start, len(prompt)))]
 
 
+def blocks_run(
+    model: SkippingModel,
+    tokenizer: PreTrainedTokenizerBase,
+    example: EncodedExample,
+    schedule: SparsitySchedule,
+    router: Router,
+) -> list[tuple[str, float]]:
+    """The pieces of a prompt with the number of blocks that each runs, where a half counts half.
+
+    Of a piece that several tokens make it is their mean.
+    """
+    prefill = model.prefill(prompt_batch([example]), schedule, router)
+    halves = torch.stack([*prefill.kept, *prefill.kept_mlp]).sum(0)[0].tolist()
+    pieces = prompt_pieces(tokenizer, example.prompt)
+    return [(text, sum(halves[token] for token in tokens) / (2 * len(tokens))) for text, tokens in pieces]
+
+
 @torch.inference_mode()
 def greedy_answers(
     model: SkippingModel,

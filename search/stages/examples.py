@@ -15,10 +15,10 @@ from ftp_core.quality.quality import ItemQuality
 from ftp_core.routers import Router
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.skipping_model import SkippingModel
-from ftp_core.text.encoding import EncodedExample, length_order, prompt_batch
+from ftp_core.text.encoding import EncodedExample, length_order
 from search.errors import SearchError
 from search.stages.candidates import evenly_spread
-from search.stages.completions import first_words, greedy_answers, prompt_pieces, prompt_text, text_of
+from search.stages.completions import blocks_run, first_words, greedy_answers, prompt_text, text_of
 from studies.records.records import Disagreement, GroupAccuracy, ReportExamples, RoutedPrompt
 
 _DENSE = "dense"
@@ -124,12 +124,10 @@ class _Look:
     def routed_prompt(self, place: int, dense: str, pruned: str, dense_right: bool | None) -> RoutedPrompt:
         """A prompt with the blocks that each of its tokens runs; of tokens that share a character, on average."""
         example = self.examples[place]
-        kept = self.model.prefill(prompt_batch([example]), self.schedule, self.router).kept
-        runs = torch.stack(kept).sum(0)[0].tolist()
-        pieces = prompt_pieces(self.tokenizer, example.prompt)
+        pieces = blocks_run(self.model, self.tokenizer, example, self.schedule, self.router)
         return RoutedPrompt(
             tokens=tuple(text for text, _ in pieces),
-            blocks_run=tuple(round(sum(runs[token] for token in tokens) / len(tokens)) for _, tokens in pieces),
+            blocks_run=tuple(round(count) for _, count in pieces),
             n_blocks=self.model.n_blocks,
             expected=self._expected(example),
             dense=dense,

@@ -20,9 +20,8 @@ from search.config.run_config import RunConfig
 from search.inputs.data import load_workload
 from search.inputs.same_inputs import check_same, located
 from search.inputs.substitutes import substitute, uses_substitutes
-from search.stages.knee import chosen_number
 from search.stages.open_study import load_router
-from search.stages.origin import check_exportable, origin_of
+from search.stages.origin import chosen_number, origin_of, trial_to_use
 from studies import ForeignResultsError, Measurement, StudyStore
 from studies.records.study_facts import Origin
 from studies.store.results_folder import MODEL_FILE, exported_in, own_origins
@@ -81,8 +80,7 @@ def export_study(
     """
     directory = Path(directory)
     study = store.studies.get(name)
-    number = chosen_number(study) if trial is None else trial
-    check_exportable(name, store.trials.get(name, number))
+    number = trial_to_use(store, name, trial).number
     if overwrite:
         check_directory(directory)
     else:

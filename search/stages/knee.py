@@ -7,18 +7,10 @@ from collections.abc import Sequence
 from search.config.run_config import RunConfig
 from search.errors import SearchError
 from search.stages.open_study import OpenStudy
-from studies import StudyRecord, Trial, best_point, front
+from search.stages.origin import chosen_number
+from studies import Trial, best_point, front
 from studies.records.confirmed import as_confirmed
 from studies.records.trial import finite_values
-
-
-def chosen_number(study: StudyRecord) -> int:
-    """Number of the chosen trial of a study; a SearchError if none is chosen yet."""
-    if study.chosen_trial is None:
-        raise SearchError(
-            f"Study {study.name!r} has no chosen schedule yet: finish its search with `ftp-search resume {study.name}`."
-        )
-    return study.chosen_trial
 
 
 def chosen_trial(study: OpenStudy) -> Trial:

@@ -1,4 +1,4 @@
-"""Says of a trial what a pruned model with its schedule keeps beside the weights, without loading any."""
+"""Finds the trial that a pruned model is of, and says what that keeps beside the weights, without loading any."""
 
 from __future__ import annotations
 
@@ -44,11 +44,32 @@ def origin_of(
     }
 
 
+def chosen_number(study: StudyRecord) -> int:
+    """Number of the chosen trial of a study; a SearchError if none is chosen yet."""
+    if study.chosen_trial is None:
+        raise SearchError(
+            f"Study {study.name!r} has no chosen schedule yet: finish its search with `ftp-search resume {study.name}`."
+        )
+    return study.chosen_trial
+
+
+def trial_to_use(store: StudyStore, name: str, number: int | None) -> Trial:
+    """A trial of a study with finite figures, the chosen one for None.
+
+    Raises:
+        SearchError: None is chosen yet, or the trial has no finite figures.
+        StorageError: No trial of this number has ended.
+    """
+    trial = store.trials.get(name, chosen_number(store.studies.get(name)) if number is None else number)
+    check_exportable(name, trial)
+    return trial
+
+
 def check_exportable(name: str, trial: Trial) -> None:
     """Raises `SearchError` if a trial of a study has no finite figures, so that nothing is known of its schedule."""
     if not finite_values(trial.values):
         raise SearchError(
-            f"Trial {trial.number} of {name!r} has no finite figures: export one that finished, see `ftp-search show`."
+            f"Trial {trial.number} of {name!r} has no finite figures: choose one that finished, see `ftp-search show`."
         )
 
 

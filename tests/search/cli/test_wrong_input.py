@@ -30,6 +30,7 @@ Run = Callable[..., Result]
 COMMANDS = (
     *("run", "search", "resume", "sweep", "config", "workers", "distill", "report", "studies", "show", "delete"),
     "export",
+    "prompt",
 )
 
 

@@ -96,6 +96,14 @@ def test_choices_of_both_models_are_judged(
         assert one.dense_right is not None and one.pruned_right is not None
 
 
+def test_half_a_block_counts_half(loaded: LoadedModel, examples: list[EncodedExample]) -> None:
+    halves = SparsitySchedule.of_halves([0.0] * N_BLOCKS, [0.5] * N_BLOCKS)
+    variants = {**VARIANTS, "refined": (halves, STATIC)}
+    for shown in collect(loaded, examples[:2], variants=variants).prompts:
+        # By the static router the same half of the tokens runs no MLP.
+        assert set(shown.blocks_run) == {N_BLOCKS // 2, N_BLOCKS}
+
+
 def test_a_character_of_several_tokens_runs_as_many_blocks_as_these_do_on_average(loaded: LoadedModel) -> None:
     (item,) = encoded(loaded, [Example("Zoë paid 3 € to Anna. 日本", " é")])
     shown = collect(loaded, [item]).prompts

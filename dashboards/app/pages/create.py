@@ -35,12 +35,14 @@ class NewPage:
         """The page."""
         if not self._is_editor():
             return nothing("New study", NOT_AN_EDITOR)
-        common = [_labelled(one) for one in self._fields if one.is_common]
+        offered = self._actions.offered()
+        common = [_labelled(one, offered.get(one.name, ())) for one in self._fields if one.is_common]
         groups = dict.fromkeys(one.group for one in self._fields if not one.is_common)
         others: list[Any] = []
         for group in groups:
             own = [_labelled(one) for one in self._fields if not one.is_common and one.group == group]
-            others += [html.H2(group), html.Div(own, className="fields")]
+            said = [html.P(about, className="soft")] if (about := self._actions.groups.get(group)) else []
+            others += [html.H2(group), *said, html.Div(own, className="fields")]
         return html.Div(
             [
                 html.H1("New study"),
@@ -103,19 +105,22 @@ class NewPage:
             values: Values by field.
             is_whole: Takes a missing name for a mistake, too, as it is once the form is submitted.
         """
+        if not self._is_editor():
+            # What lies on the service's disk is for editors alone.
+            return {"": NOT_AN_EDITOR}
         settings, errors = self._read(values)
         found = {error.field or "": str(error) for error in errors}
-        name = str(settings.pop("name", ""))
-        if is_whole and not name:
+        name = str(settings.pop("name", "")) or None
+        if is_whole and name is None:
             found["name"] = _NAMELESS
         while True:
             try:
-                self._actions.check(name or "a-name", settings)
+                self._actions.check(name, settings)
                 return found
             except RefusedError as error:
                 found.setdefault(error.field or "", str(error))
-                if error.field == "name" and name:
-                    name = ""
+                if error.field == "name" and name is not None:
+                    name = None
                 elif error.field in settings:
                     # Without that one, what else is wrong?
                     del settings[error.field]
@@ -202,7 +207,7 @@ def _first(field: FormField) -> Any:
     return (field.default or None) if field.kind == "choice" else ""
 
 
-def _labelled(field: FormField) -> html.Div | html.Fieldset:
+def _labelled(field: FormField, offered: Sequence[str] = ()) -> html.Div | html.Fieldset:
     place = {"type": "field", "name": field.name}
     words = field.name.replace("_", " ")
     # A placeholder is gone once something is typed.
@@ -229,6 +234,13 @@ def _labelled(field: FormField) -> html.Div | html.Fieldset:
         spellCheck=False,
         **kept,
     )
+    options = []
+    if offered:
+        control.list = f"offered-{field.name}"
+        options.append(html.Datalist([html.Option(value=one) for one in offered], id=control.list))
     # Some names end in the unit.
     words = f"{words} [{field.unit}]" if field.unit and words.split()[-1] != field.unit else words
-    return html.Div([html.Label([html.Span(words, className="name-of"), control]), about, said], className="field")
+    return html.Div(
+        [html.Label([html.Span(words, className="name-of"), control]), *options, about, said],
+        className="field",
+    )

@@ -7,6 +7,7 @@ import io
 import json
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from dashboards.app.pages.studies import StudiesPage
 from dashboards.app.pages.study import StudyPage
 from dashboards.app.pages.trial_acts import TrialActs
 from dashboards.app.views import FIGURES, Views
-from search.config.run_config import SUBMITTABLE
+from search.config.run_config import HEADINGS, SUBMITTABLE
 from search.service.dashboard import actions, dashboard, form_field
 from search.service.rules.settings import ServiceSettings
 from studies import StorageError, StudyState
@@ -541,7 +542,45 @@ def test_the_form_says_everything_that_is_wrong_at_once(store: ServiceStore, set
     both = page.mistakes({"target_sparsity": "0.3", "target_speedup": "1.5"})
     assert len(both) == 1
     text = text_of(page.layout(""))
-    assert "Default: 300." in text and "Default: 60.0 s." in text and "Routers, and searching again with them" in text
+    assert "Default: 300." in text and "Default: 60.0 s." in text
+    assert all(heading in text and about in text for heading, about in HEADINGS.items())
+
+
+def test_the_form_says_of_paths_and_names_what_creating_would_say(
+    store: ServiceStore, settings: ServiceSettings, tmp_path: Path
+) -> None:
+    store.create_submitted("there", {"out": str(tmp_path / "root" / "results")}, ("kl", "latency_ms"))
+    page = NewPage(actions(store, settings), lambda: True)
+    wrong = {
+        **{"name": "there", "model": "absent", "data": "/etc/passwd", "test_data": "absent.jsonl", "adapter": "/etc"},
+        **{"out": "results", "warm_start": "nobody", "seed": "-1"},
+    }
+    found = page.mistakes(wrong)
+    assert set(found) == set(wrong)
+    # Creating one says the same of each as if it were the only one.
+    for field, said in found.items():
+        outcome = page.create({"name": "mine", field: wrong[field]})
+        assert isinstance(outcome, RefusedError) and (outcome.field, str(outcome)) == (field, said)
+    # Once the name is changed, the others are said all the same.
+    assert set(page.mistakes({**wrong, "name": "mine"}, is_whole=True)) == set(wrong) - {"name"}
+    assert len(store.studies.summaries()) == 1
+    # Data is read as the study is created, and what it says is said of its field.
+    (tmp_path / "root" / "data.jsonl").write_text("{}")
+    values = {"name": "mine", "data": "data.jsonl"}
+    assert page.mistakes(values, is_whole=True) == {}
+    outcome = page.create(values)
+    assert isinstance(outcome, RefusedError) and outcome.field == "data" and "line 1" in str(outcome)
+
+
+def test_the_form_offers_editors_what_the_roots_hold(
+    store: ServiceStore, settings: ServiceSettings, tmp_path: Path
+) -> None:
+    (tmp_path / "root" / "secret.jsonl").touch()
+    may = actions(store, settings)
+    assert "secret.jsonl" in text_of(NewPage(may, lambda: True).layout(""))
+    reader = NewPage(may, lambda: False)
+    assert "secret.jsonl" not in text_of(reader.layout(""))
+    assert list(reader.mistakes({"data": "absent.jsonl"})) == [""]
 
 
 def test_fields_are_of_the_kind_that_settings_are() -> None:

@@ -48,6 +48,8 @@ class Actions:
     measure: Callable[[str, int], None]  # lets a finished one go on to measure a trial, too
     select: Callable[[str, int], None]  # the same, and to select that trial
     export: Callable[[str, int], Mapping[str, Any]]  # the schedule of a trial with its settings, as plain values
+    # Values of the form for the settings of a study that are no defaults: true or false, or text.
+    filled: Callable[[str], Mapping[str, Any]]
     fields: tuple[FormField, ...] = ()  # fields of the form; the study's name is not among them
     groups: Mapping[str, str] = field(default_factory=dict)  # what the fields below each heading are about
     offered: Callable[[], Mapping[str, Sequence[str]]] = dict  # some of the possible values, by field

@@ -58,6 +58,13 @@ def actions(store: ServiceStore, settings: ServiceSettings) -> Actions:
         # A name that nobody has given stands for one that is missing.
         check_new(request(name or f"unnamed {token_hex(8)}", said), store, settings)
 
+    def filled(name: str) -> dict[str, Any]:
+        config = store.studies.get(name).config
+        # Each study has a folder of results of its own.
+        others = [setting for field, setting in SETTINGS.items() if field in {*SUBMITTABLE} & config.keys() - {"out"}]
+        given = {one.name: one.written(config[one.name]) for one in others}
+        return {field: value for field, value in given.items() if value != SETTINGS[field].written_default}
+
     return Actions(
         check=_refusing(check),
         create=_refusing(lambda name, said: create_and_submit(request(name, said), store, settings)),
@@ -68,6 +75,7 @@ def actions(store: ServiceStore, settings: ServiceSettings) -> Actions:
         select=_refusing(lambda name, trial: measure_and_submit(name, trial, True, store, settings)),
         export=_refusing(lambda name, trial: exported_schedule(store, name, trial)),
         fields=tuple(map(form_field, SUBMITTABLE)),
+        filled=_refusing(filled),
         groups=HEADINGS,
         offered=lambda: offered(settings.roots),
     )

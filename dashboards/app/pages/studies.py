@@ -215,7 +215,7 @@ class StudiesPage(ManagingPage):
         )
 
     def _clone(self, name: str) -> list[dcc.Link]:
-        words = ["Clone", html.Span(f" {name}", className="unseen")]
+        words: list[Any] = ["Clone", html.Span(f" {name}", className="unseen")]
         link = dcc.Link(words, href=f"/new?{urlencode({'like': name})}", className="quiet")
         return [link] if self._is_editor() else []
 

@@ -55,7 +55,7 @@ def ablations(found: Found) -> Ablations | None:
     places = np.flatnonzero(np.isfinite(kl) & (columns.proposer == columns.proposers.index(ABLATION)))
     if not len(places):
         return None
-    shares, halves = _shares(columns)
+    shares, halves = part_shares(columns)
     skips = shares[places] > 0
     # Finer ones first: a search that went on for longer ablated by themselves what it had ablated together.
     order = np.argsort(skips.sum(1), kind="stable")
@@ -81,7 +81,7 @@ def importance(found: Found) -> Importance | None:
     KL of parts that skip together about adds up, as long as the model is not ruined. The intervals hold though the
     fit does not (heteroscedasticity-consistent, HC3 of MacKinnon and White, 1985), and are no narrower than the usual.
     """
-    shares, halves = _shares(found.columns)
+    shares, halves = part_shares(found.columns)
     if "kl" not in found.objectives:
         return None
     kl = found.values("kl")
@@ -128,10 +128,10 @@ def importance(found: Found) -> Importance | None:
 
 def trials_needed(found: Found) -> int:
     """Number of comparable trials below 1 nat that a fit takes."""
-    return 3 * (int(_shares(found.columns)[0].shape[1]) + 1)
+    return 3 * (int(part_shares(found.columns)[0].shape[1]) + 1)
 
 
-def _shares(columns: TrialColumns) -> tuple[Floats, bool]:
+def part_shares(columns: TrialColumns) -> tuple[Floats, bool]:
     """[n, parts] Shares of tokens that skip each part, on their grid; and True if the parts are halves of blocks."""
     shares, blocks = columns.schedule, columns.n_blocks
     attention, mlp = columns.halves[:, :blocks], columns.halves[:, blocks : 2 * blocks]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 
@@ -39,7 +39,8 @@ class FormField:
 class Actions:
     """Actions of editors on a study of a name; each raises `RefusedError` if it is not done."""
 
-    check: Callable[[str, Mapping[str, Any]], None]  # checks settings, as far as that can be done at once
+    # Checks a name and settings as creating does, apart from the contents of data; None for no name yet.
+    check: Callable[[str | None, Mapping[str, Any]], None]
     create: Callable[[str, Mapping[str, Any]], None]  # creates it with settings, and hands it to the runners
     stop: Callable[[str], None]
     resume: Callable[[str, Mapping[str, Any]], None]  # lets it go on with changed settings
@@ -47,4 +48,8 @@ class Actions:
     measure: Callable[[str, int], None]  # lets a finished one go on to measure a trial, too
     select: Callable[[str, int], None]  # the same, and to select that trial
     export: Callable[[str, int], Mapping[str, Any]]  # the schedule of a trial with its settings, as plain values
+    # Values of the form for the settings of a study that are no defaults: true or false, or text.
+    filled: Callable[[str], Mapping[str, Any]]
     fields: tuple[FormField, ...] = ()  # fields of the form; the study's name is not among them
+    groups: Mapping[str, str] = field(default_factory=dict)  # what the fields below each heading are about
+    offered: Callable[[], Mapping[str, Sequence[str]]] = dict  # some of the possible values, by field

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from dashboards.analysis.records import ReportData
@@ -32,6 +33,7 @@ class Line:
     """One study of the list."""
 
     summary: StudySummary
+    changed_at: datetime  # when something was done with it, or its run said something, last; UTC
     state: RunState  # the queue included
     submission: Submission | None  # the last one; None if it was never submitted
     wanted: int | None  # trials of the first search
@@ -195,6 +197,7 @@ def _line(one: StudyOverview, submission: Submission | None, queue: QueuePlaces)
         best = (figures["knee_kl"], figures["knee_cost"])
     return Line(
         summary=one.summary,
+        changed_at=one.changed_at,
         state=state,
         submission=submission,
         wanted=wanted if isinstance(wanted, int) else None,

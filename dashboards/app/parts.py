@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from hashlib import sha256
 from typing import Any
 from urllib.parse import quote
@@ -16,6 +17,7 @@ from dashboards.analysis.tables import Table
 from dashboards.figures.appearance import INK, PLOT_CONFIG, darkened
 from studies import StorageError, StudiesError, StudyNotFoundError
 from studies.service.submissions import RunState
+from studies.sql.times import local_text
 
 # Words of the page's look, which the browser knows.
 DARK, NARROW = "dark", "narrow"
@@ -33,6 +35,11 @@ _STATE_SIGNS = {
     RunState.FAILED: "✕",
     RunState.FINISHED: "✓",
 }
+
+
+def moment(at: datetime) -> html.Time:
+    """A time, which browsers show on their own clock."""
+    return html.Time(local_text(at), dateTime=at.isoformat())
 
 
 def attributes(**said: str) -> dict[str, Any]:

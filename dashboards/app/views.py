@@ -25,6 +25,7 @@ from dashboards.figures import (
     proposers_figure,
     schedules_figure,
     sensitivities_figure,
+    slices_figure,
     training_figure,
     workers_figure,
 )
@@ -44,6 +45,7 @@ def _workers(study: StudyRecord) -> int | None:
 FIGURES: dict[str, tuple[str, Draw]] = {
     "heatmap": ("schedules", lambda found, study: schedules_figure(found, study.chosen_trial)),
     "importance": ("schedules", lambda found, study: sensitivities_figure(found)),
+    "slices": ("schedules", lambda found, study: slices_figure(found)),
     "parallel": ("schedules", lambda found, study: parallel_figure(found, default_axes(study.objectives)[0])),
     "growth-trials": ("progress", lambda found, study: growth_figure(found)),
     "growth-seconds": ("progress", lambda found, study: growth_figure(found, by_seconds=True)),

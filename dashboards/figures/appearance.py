@@ -104,6 +104,11 @@ def variant_marker(variant: str, size: int, **others: Any) -> dict[str, Any]:
     return {"color": VARIANT_COLOURS[variant], "symbol": VARIANT_SYMBOLS[variant], "size": size, **others}
 
 
+def hollow_marker(variant: str, size: int) -> dict[str, Any]:
+    """The marker of a variant that stands back; colours for white pages have no opacity to spare."""
+    return variant_marker(variant, size) | {"symbol": f"{VARIANT_SYMBOLS[variant]}-open", "line": {"width": 2}}
+
+
 def ring(x: Any, y: Any, name: str, size: int, width: float = 2) -> go.Scatter:
     """A ring around a point; nothing is drawn where there are no coordinates."""
     marker = {"symbol": "circle-open", "size": size, "color": INK, "line": {"width": width}}

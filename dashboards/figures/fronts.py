@@ -14,7 +14,7 @@ from dashboards.figures.front import FRONT_PX
 from dashboards.figures.trial_points import better, lower_symbols, points, set_titles, stairs, templates, title_of
 
 # Of the palette of variants and proposers, with another mark for each study.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#A85585", "#C38700", "#00789C", "#882255", "#747427")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#A85585", "#C38700", "#00789C", "#882255", "#747427")
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x", "star")
 
 
@@ -36,7 +36,7 @@ def fronts_figure(studies: Mapping[str, Found], x: str, y: str) -> go.Figure:
     figure = go.Figure()
     for place, (name, found) in enumerate(known.items()):
         front = found.front(x, y)
-        colour, symbol = _COLOURS[place % len(_COLOURS)], _SYMBOLS[_symbol_of(place)]
+        colour, symbol = COLOURS[place % len(COLOURS)], _SYMBOLS[_symbol_of(place)]
         figure.add_scatter(
             **points(found, front, across, upwards, scale),
             mode="lines+markers",
@@ -59,4 +59,4 @@ def fronts_figure(studies: Mapping[str, Found], x: str, y: str) -> go.Figure:
 
 def _symbol_of(place: int) -> int:
     """Which mark a study has: studies of the same colour have different ones."""
-    return (place + place // len(_COLOURS)) % len(_SYMBOLS)
+    return (place + place // len(COLOURS)) % len(_SYMBOLS)

@@ -7,17 +7,15 @@ from collections.abc import Mapping, Sequence
 import plotly.graph_objects as go
 
 from dashboards.analysis.records import NAMED_VARIANTS, VARIANT_TITLES
-from dashboards.figures.appearance import INKED, empty_figure, plain_text, styled, variant_marker
+from dashboards.figures.appearance import INKED, empty_figure, hollow_marker, plain_text, styled, variant_marker
 from dashboards.figures.marks import error_bars
 from studies.records.records import GroupAccuracy
-
-_FAINT = 0.5
 
 
 def groups_figure(
     groups: Sequence[GroupAccuracy], selected: str | None, titles: Mapping[str, str] = VARIANT_TITLES
 ) -> go.Figure:
-    """Draws accuracy by group of items, dense and the selected variant in full, the others faint.
+    """Draws accuracy by group of items, dense and the selected variant in full, the others hollow.
 
     Args:
         groups: Groups in the order to draw them in.
@@ -42,8 +40,9 @@ def groups_figure(
             error_y=error_bars([(low, value, high) for (low, high), value in zip(ends, values, strict=True)]),
             mode="markers",
             name=f"{named[variant]} (selected)" if variant == selected else named[variant],
-            opacity=1.0 if selected is None or variant in ("dense", selected) else _FAINT,
-            marker=variant_marker(variant, 11),
+            marker=(variant_marker if selected in (None, variant) or variant == "dense" else hollow_marker)(
+                variant, 11
+            ),
             hovertext=[
                 f"<b>{named[variant]}</b><br>{plain_text(one.group)}, n = {one.n_items}<br>"
                 f"accuracy {value:.1%} [{low:.1%}, {high:.1%}]"

@@ -14,6 +14,7 @@ from dashboards.figures.appearance import (
     INKED,
     VARIANT_COLOURS,
     empty_figure,
+    hollow_marker,
     plain_text,
     ring,
     styled,
@@ -35,8 +36,6 @@ from studies import Measurement
 from studies.pareto import dominations
 from studies.records.objectives import DEFAULT_COST, objective
 
-# One of many candidates may almost vanish; the rows that have a name may not.
-_FAINT, _FAINT_NAMED = 0.4, 0.6
 # How near to guessing accuracies have to come for its line to be worth the room.
 _NEAR_CHANCE = 0.1
 # Share of a logarithmic axis that the label of the selected point needs above it.
@@ -55,7 +54,7 @@ def measurements_figure(
 ) -> go.Figure:
     """Draws accuracy against a cost, one trace a variant; KL in place of accuracy where data has no choices.
 
-    A line joins the non-dominated points; the others are faint. Error bars are the 95 % intervals of quality and
+    A line joins the non-dominated points; the others are hollow. Error bars are the 95 % intervals of quality and
     the quartiles of latency; what is counted has none.
 
     Args:
@@ -95,9 +94,8 @@ def measurements_figure(
     )
     for variant in _DRAWN:
         points = [m for m in measurements if m.variant == variant]
-        # Error bars have no opacity of their own, so points that differ in it are separate traces.
-        for is_faint in (True, False):
-            own = [m for m in points if (m in dominated) == is_faint]
+        for is_hollow in (True, False):
+            own = [m for m in points if (m in dominated) == is_hollow]
             if not own:
                 continue
             figure.add_scatter(
@@ -109,8 +107,7 @@ def measurements_figure(
                 name=plain_text(titles[variant]),
                 legendgroup=variant,
                 showlegend=not any(trace.legendgroup == variant for trace in figure.data),
-                opacity=1.0 if not is_faint else _FAINT if variant == "candidate" else _FAINT_NAMED,
-                marker=variant_marker(variant, _SIZES.get(variant, 12)),
+                marker=(hollow_marker if is_hollow else variant_marker)(variant, _SIZES.get(variant, 12)),
                 hovertext=[hover(m, titles) for m in own],
                 hoverinfo="text",
                 meta=INKED if variant == "dense" else None,

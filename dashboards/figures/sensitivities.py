@@ -65,7 +65,7 @@ def _fit_figure(fit: Importance, n_blocks: int) -> go.Figure:
                 "width": 3,
             },
             customdata=[
-                f"{_named(place, fit.halves)}: {value:+.3g} [{a:+.3g}, {b:+.3g}] nats per token{against}"
+                f"{part_name(place, fit.halves)}: {value:+.3g} [{a:+.3g}, {b:+.3g}] nats per token{against}"
                 for place, value, a, b in zip(own.tolist(), effect, low, high, strict=True)
             ],
             marker={"color": _COLOURS[name]},
@@ -126,14 +126,15 @@ def _by_kind(parts: Any, halves: bool) -> list[tuple[str, Any]]:
     return [("attention", parts[parts % 2 == 0]), ("MLP", parts[parts % 2 == 1])] if halves else [("block", parts)]
 
 
-def _named(part: int, halves: bool) -> str:
+def part_name(part: int, halves: bool) -> str:
+    """The name of a block, or of a half of one."""
     return f"{('attention', 'MLP')[part % 2]} of block {part // 2}" if halves else f"block {part}"
 
 
 def _group_name(first: int, last: int, halves: bool) -> str:
     if first == last:
-        return f"{_named(first, halves)} alone"
-    ends = [_named(first, halves), _named(last, halves)] if halves else [f"blocks {first}", str(last)]
+        return f"{part_name(first, halves)} alone"
+    ends = [part_name(first, halves), part_name(last, halves)] if halves else [f"blocks {first}", str(last)]
     return f"{' to '.join(ends)} together"
 
 

@@ -48,7 +48,7 @@ def measured_sections(data: ReportData) -> list[Section]:
             "What a choice costs",
             "Each point is a schedule with a router, run for real on data that neither search nor training nor "
             "selection saw. Further left is cheaper; the line joins the non-dominated points, dominated ones are "
-            "faint: another is as good in both and better in one. Whiskers show the quartiles of what was timed and "
+            "hollow: another is as good in both and better in one. Whiskers show the quartiles of what was timed and "
             "the 95% interval of quality: points whose whiskers overlap are hardly told apart by this many items.",
             measurements_figure(data.results, data.selected, data.cost.name, data.titles, data.chance),
         ),

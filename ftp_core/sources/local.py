@@ -80,12 +80,17 @@ def files_in(folder: Path) -> list[Path]:
     return [file for file in _known(folder) if _reader(file) == most]
 
 
+def is_examples_file(file: Path) -> bool:
+    """True if a file's name is one that a folder of examples has for them."""
+    ending = Path(file.stem).suffix if file.suffix.lower() in _COMPRESSED else file.suffix
+    is_readme = file.stem.lower() in ("readme", "license")
+    return not is_readme and (ending.lower() in (*_TABLES, ".jsonl") or is_text_file(file))
+
+
 def _known(folder: Path) -> Iterator[Path]:
     for file in sorted(folder.rglob("*")):
         is_hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
-        ending = Path(file.stem).suffix if file.suffix.lower() in _COMPRESSED else file.suffix
-        is_readme = file.stem.lower() in ("readme", "license")
-        if not is_hidden and not is_readme and (ending.lower() in (*_TABLES, ".jsonl") or is_text_file(file)):
+        if not is_hidden and is_examples_file(file):
             yield file
 
 

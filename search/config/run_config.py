@@ -137,6 +137,8 @@ class RunConfig(RunSettings, EvaluationSettings, RouterSettings, SearchSettings,
 
 
 GROUPS = (DataSettings, SearchSettings, RouterSettings, EvaluationSettings, RunSettings)
+# What the settings below each heading are about, in a sentence.
+HEADINGS: Mapping[str, str] = {group.heading: " ".join((inspect.getdoc(group) or "").split()) for group in GROUPS}
 # Every field that can be given; the version is the program's.
 SETTINGS: Mapping[str, Setting] = {
     field: Setting(field, group.heading, RunConfig.model_fields[field])

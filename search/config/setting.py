@@ -132,6 +132,17 @@ class Setting:
         value = self.info.default if self.info.default_factory is None else None
         return ",".join(f"{one:g}" for one in value) if isinstance(value, tuple) else value
 
+    @property
+    def written_default(self) -> Any:
+        """The default as a person types it; None where it depends on the machine, too."""
+        return None if self.info.default_factory else self.written(self.info.default)
+
+    def written(self, value: Any) -> Any:
+        """The inverse of `parsed`: a value as a person types it, or as it is if it is true or false."""
+        if isinstance(value, (list, tuple)):
+            return ", ".join(map(str, value))
+        return value if isinstance(value, bool) else "" if value is None else str(value)
+
     def parsed(self, text: Any) -> Any:
         """A value as a person types it: for a list, text with commas becomes its items; anything else stays as it is.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from secrets import token_hex
 from typing import Any, Literal, TypeVar
 
 from fastapi import FastAPI
@@ -10,11 +11,12 @@ from pydantic import ValidationError
 
 from dashboards.app import Actions, FormField, RefusedError
 from dashboards.app import mount as mount_pages
-from ftp_core.errors import CoreError
-from search.config.run_config import SETTINGS, SUBMITTABLE, RunConfig
+from ftp_core.errors import CoreError, DataError
+from search.config.run_config import HEADINGS, SETTINGS, SUBMITTABLE
 from search.errors import SearchError
 from search.service.http.app import MountDashboard
-from search.service.jobs.submitting import create_and_submit, measure_and_submit, resume_and_submit
+from search.service.jobs.submitting import check_new, create_and_submit, measure_and_submit, resume_and_submit
+from search.service.rules.offers import offered
 from search.service.rules.problems import complaint, in_fields, told
 from search.service.rules.requests import ResumeRequest, StudyRequest
 from search.service.rules.settings import ServiceSettings
@@ -52,9 +54,16 @@ def actions(store: ServiceStore, settings: ServiceSettings) -> Actions:
         values = {field: SETTINGS[field].parsed(value) if field in SETTINGS else value for field, value in said.items()}
         return StudyRequest(name=name, **values)
 
-    def check(name: str, said: Mapping[str, Any]) -> None:
-        asked = request(name, said)
-        RunConfig.checked(str, **asked.given())
+    def check(name: str | None, said: Mapping[str, Any]) -> None:
+        # A name that nobody has given stands for one that is missing.
+        check_new(request(name or f"unnamed {token_hex(8)}", said), store, settings)
+
+    def filled(name: str) -> dict[str, Any]:
+        config = store.studies.get(name).config
+        # Each study has a folder of results of its own.
+        others = [setting for field, setting in SETTINGS.items() if field in {*SUBMITTABLE} & config.keys() - {"out"}]
+        given = {one.name: one.written(config[one.name]) for one in others}
+        return {field: value for field, value in given.items() if value != SETTINGS[field].written_default}
 
     return Actions(
         check=_refusing(check),
@@ -66,6 +75,9 @@ def actions(store: ServiceStore, settings: ServiceSettings) -> Actions:
         select=_refusing(lambda name, trial: measure_and_submit(name, trial, True, store, settings)),
         export=_refusing(lambda name, trial: exported_schedule(store, name, trial)),
         fields=tuple(map(form_field, SUBMITTABLE)),
+        filled=_refusing(filled),
+        groups=HEADINGS,
+        offered=lambda: offered(settings.roots),
     )
 
 
@@ -103,6 +115,9 @@ def _refusing(act: Callable[..., _T]) -> Callable[..., _T]:
             raise RefusedError("A study of this name exists: choose another name.", "name") from error
         except (StudyBusyError, NotSubmittedError) as error:
             raise RefusedError(str(error)) from error
+        except DataError as error:
+            # Nothing but the contents of data.
+            raise RefusedError(in_fields(str(error)), "data") from error
         except StudiesError as error:
             # Its text names the database.
             raise RefusedError("The database does not answer as it should: try again later.") from error

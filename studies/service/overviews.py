@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -35,7 +35,15 @@ def _latest(kind: str) -> sa.Label[Any]:
     return of_kind.order_by(_event.number.desc()).limit(1).scalar_subquery().label(kind)
 
 
-_LATEST_FIGURES = sa.select(_submission.study_id, _latest("figures"))
+_LAST_EVENT = (
+    sa.select(_event.at).where(_event.study_id == _submission.study_id).order_by(_event.number.desc()).limit(1)
+)
+_LATEST_FIGURES = sa.select(
+    _submission.study_id, _submission.submitted_at, _LAST_EVENT.scalar_subquery().label("said_at"), _latest("figures")
+)
+_STAGE_ENDS = sa.select(
+    _stage.study_id, sa.func.max(_stage.began_at).label("began_at"), sa.func.max(_stage.ended_at).label("ended_at")
+).group_by(_stage.study_id)
 # What only those that run are asked for: the beginning of a run may be far back.
 _LATEST_OF_RUNS = sa.select(_submission.study_id, _latest("began"), _latest("log")).where(
     _submission.state == SubmissionState.CLAIMED.value
@@ -56,6 +64,7 @@ class StudyOverview:
     """One study of the list, and its run, apart from the queue."""
 
     summary: StudySummary
+    changed_at: datetime  # when it was created or submitted, a stage began or ended, or its run said something last
     config: Mapping[str, Any]
     objectives: tuple[str, ...]  # names of the objectives
     stage: str | None  # the stage that somebody works on; None if nobody does
@@ -72,7 +81,8 @@ def read_overviews(connection: Connection) -> list[StudyOverview]:
     studies = connection.execute(summarised(connection)).all()
     # Of several that run, the one that began last.
     stages = {row.study_id: row for row in connection.execute(_RUNNING_STAGES)}
-    said: dict[int, Any] = {row.study_id: row.figures or {} for row in connection.execute(_LATEST_FIGURES)}
+    submissions = {row.study_id: row for row in connection.execute(_LATEST_FIGURES)}
+    ends = {row.study_id: row for row in connection.execute(_STAGE_ENDS)}
     runs = {row.study_id: row for row in connection.execute(_LATEST_OF_RUNS)}
     values = {row.study_id: unpack_floats(row.objective_values) for row in connection.execute(_CHOSEN_VALUES)}
     chosen = {study_id: own for study_id, own in values.items() if finite_values(own)}
@@ -81,9 +91,11 @@ def read_overviews(connection: Connection) -> list[StudyOverview]:
         holder = held(row)
         # A process that died left its stage as it was.
         stage = stages.get(row.study_id) if holder is not None and holder.alive else None
-        run, figures = runs.get(row.study_id), said.get(row.study_id, {})
+        run, submission = runs.get(row.study_id), submissions.get(row.study_id)
+        figures = (submission.figures or {}) if submission else {}
         return StudyOverview(
             summary=summary(row),
+            changed_at=_latest_of(row.created_at, submission, ends.get(row.study_id)),
             config=row.config,
             objectives=tuple(row.objectives),
             stage=None if stage is None else stage.name,
@@ -96,3 +108,10 @@ def read_overviews(connection: Connection) -> list[StudyOverview]:
         )
 
     return [overview(row) for row in studies]
+
+
+def _latest_of(created_at: datetime, submission: Any, stages: Any) -> datetime:
+    by_clock = [submission.submitted_at, submission.said_at] if submission else []
+    found = [datetime.fromtimestamp(at, UTC) for at in by_clock if at is not None]
+    found += [at for at in (stages.began_at, stages.ended_at) if at is not None] if stages else []
+    return max([created_at, *found])

@@ -15,7 +15,7 @@ from dashboards.app.addresses import NOTHING_ASKED, Asked, Kept, keep, register_
 from dashboards.app.data_source import MOST_STUDIES, Standing, Watch
 from dashboards.app.parts import axis_choices, complaint, drawn, graph, in_theme, nothing, read_table, terms
 from dashboards.app.view_state import unless_away
-from dashboards.figures import fronts_figure, selected_schedules_figure
+from dashboards.figures import distributions_figure, fronts_figure, selected_schedules_figure
 from dashboards.figures.appearance import empty_figure
 from dashboards.figures.front import FRONT_PX
 from dashboards.report.comparison import METHOD, comparison_table, grouped, seeds_table
@@ -55,6 +55,7 @@ class ComparePage:
                 html.Div(id="compare-verdicts"),
                 graph("compare-figure", "fronts of several studies", height=FRONT_PX),
                 html.Div(id="compare-missing"),
+                html.Div(id="compare-distributions"),
                 html.Div(id="compare-details"),
                 keep("compare", (compared, x, y)),
                 dcc.Interval(id="compare-again", interval=_AGAIN_MS, disabled=True),
@@ -81,6 +82,13 @@ class ComparePage:
             Input("theme", "data"),
             Input("compare-again", "n_intervals"),
         )(unless_away(self.details))
+        dash.callback(
+            Output("compare-distributions", "children"),
+            Input("compared", "value"),
+            Input("compare-y", "value"),
+            Input("theme", "data"),
+            Input("compare-again", "n_intervals"),
+        )(unless_away(self.distributions))
 
     def verdicts(self, names: Sequence[str] | None) -> Any:
         """The verdicts of the studies of these names, as far as they are known."""
@@ -106,6 +114,13 @@ class ComparePage:
         axes = f"{Axis(x).title} and {Axis(y).title}"
         left_out |= {name: f"no trial knows {axes}" for name, one in found.items() if not len(one.drawable(x, y))}
         return in_theme(fronts_figure(found, x, y), theme), _left_out(left_out), True
+
+    def distributions(self, names: Sequence[str] | None, y: str, theme: str | None, _: int | None = None) -> Any:
+        """How the quantity upwards is distributed over the trials of each study."""
+        found = self._found(names or ())[0]
+        if not found:
+            return None
+        return drawn(in_theme(distributions_figure(found, y), theme), f"distribution of {Axis(y).title}")
 
     def details(self, names: Sequence[str] | None, theme: str | None, _: int | None = None) -> Any:
         """What is compared beside the fronts: hypervolumes, selected schedules, settings and results."""

@@ -10,7 +10,7 @@ from dash import ALL, ClientsideFunction, Dash, Input, Output, State, ctx, dcc, 
 
 from dashboards.app.actions import Actions, FormField, RefusedError
 from dashboards.app.addresses import NAMESPACE, NOTHING_ASKED, Asked
-from dashboards.app.pages.manage import NOT_AN_EDITOR
+from dashboards.app.pages.manage import NOT_AN_EDITOR, study_key
 from dashboards.app.parts import nothing, study_address
 from studies import StudiesError
 
@@ -31,25 +31,41 @@ class NewPage:
             *actions.fields,
         )
 
-    def layout(self, _: str, __: Asked = NOTHING_ASKED) -> Any:
-        """The page."""
+    def layout(self, _: str, asked: Asked = NOTHING_ASKED) -> Any:
+        """The page; filled in with the settings of the study that an address names as `like`."""
         if not self._is_editor():
             return nothing("New study", NOT_AN_EDITOR)
-        common = [_labelled(one) for one in self._fields if one.is_common]
+        like, said = (asked.get("like") or [""])[-1], ""
+        filled: Mapping[str, Any] = {}
+        try:
+            # No database takes text with zero bytes.
+            filled = self._actions.filled(like.replace("\0", "")) if like else {}
+        except RefusedError as error:
+            like, said = "", str(error)
+        offered = self._actions.offered()
+        labelled = {
+            one.name: _labelled(one, offered.get(one.name, ()), filled.get(one.name), like) for one in self._fields
+        }
+        common = [labelled[one.name] for one in self._fields if one.is_common]
         groups = dict.fromkeys(one.group for one in self._fields if not one.is_common)
         others: list[Any] = []
         for group in groups:
-            own = [_labelled(one) for one in self._fields if not one.is_common and one.group == group]
-            others += [html.H2(group), html.Div(own, className="fields")]
+            own = [labelled[one.name] for one in self._fields if not one.is_common and one.group == group]
+            about = self._actions.groups.get(group, "")
+            others += [html.H2(group), html.P(about, className="soft"), html.Div(own, className="fields")]
         return html.Div(
             [
                 html.H1("New study"),
                 html.P(
-                    "Empty fields have their defaults. What is typed stays until the form is emptied.", className="soft"
+                    [
+                        f"Settings are those of {like}. " if like else "",
+                        "Empty fields have their defaults. What is typed stays until the form is emptied.",
+                    ],
+                    className="soft",
                 ),
                 html.Div(common, className="fields"),
-                html.Details([html.Summary("More settings"), *others]),
-                html.Div(id="new-said", role="alert", className="said"),
+                html.Details([html.Summary("More settings"), *others], open=bool(like)),
+                html.Div(said, id="new-said", role="alert", className="said"),
                 html.Div(
                     [
                         html.Button("Create and submit", id="create", className="button", type="button"),
@@ -103,19 +119,22 @@ class NewPage:
             values: Values by field.
             is_whole: Takes a missing name for a mistake, too, as it is once the form is submitted.
         """
+        if not self._is_editor():
+            # What lies on the service's disk is for editors alone.
+            return {"": NOT_AN_EDITOR}
         settings, errors = self._read(values)
         found = {error.field or "": str(error) for error in errors}
-        name = str(settings.pop("name", ""))
-        if is_whole and not name:
+        name = str(settings.pop("name", "")) or None
+        if is_whole and name is None:
             found["name"] = _NAMELESS
         while True:
             try:
-                self._actions.check(name or "a-name", settings)
+                self._actions.check(name, settings)
                 return found
             except RefusedError as error:
                 found.setdefault(error.field or "", str(error))
-                if error.field == "name" and name:
-                    name = ""
+                if error.field == "name" and name is not None:
+                    name = None
                 elif error.field in settings:
                     # Without that one, what else is wrong?
                     del settings[error.field]
@@ -202,22 +221,26 @@ def _first(field: FormField) -> Any:
     return (field.default or None) if field.kind == "choice" else ""
 
 
-def _labelled(field: FormField) -> html.Div | html.Fieldset:
+def _labelled(field: FormField, offered: Sequence[str], filled: Any, like: str) -> html.Div | html.Fieldset:
+    """A field, with values that may be chosen, and its value if it is as in another study."""
     place = {"type": "field", "name": field.name}
     words = field.name.replace("_", " ")
     # A placeholder is gone once something is typed.
     default = f" Default: {field.default}{f' {field.unit}' if field.unit else ''}." if field.default else ""
     about = html.Small(f"{field.about}{default if field.kind != 'switch' else ''}", id=f"about-{field.name}")
-    kept: Any = {"persistence": True, "persistence_type": "session"}
+    # What was typed into the empty form is not that into another study's.
+    kept: Any = {"persistence": study_key(like) if like else True, "persistence_type": "session"}
+    first: Any = _first(field) if filled is None else [_ON] * filled if field.kind == "switch" else filled
     said = html.Div(id={"type": "field-said", "name": field.name}, className="error", role="status")
     if field.kind == "switch":
-        control: Any = dcc.Checklist([{"label": words, "value": _ON}], _first(field), id=place, **kept)
+        control: Any = dcc.Checklist([{"label": words, "value": _ON}], first, id=place, **kept)
         return html.Div([control, about, said], className="field")
     if field.kind == "choice":
-        control = dcc.RadioItems(list(field.choices), _first(field), id=place, className="choices", **kept)
+        control = dcc.RadioItems(list(field.choices), first, id=place, className="choices", **kept)
         return html.Fieldset([html.Legend(words), control, about, said], className="field")
     numeric = field.kind in ("integer", "number")
     control = dcc.Input(
+        first,
         id=place,
         # A number input would drop other text silently.
         type="text",
@@ -229,6 +252,13 @@ def _labelled(field: FormField) -> html.Div | html.Fieldset:
         spellCheck=False,
         **kept,
     )
+    options = []
+    if offered:
+        control.list = f"offered-{field.name}"
+        options.append(html.Datalist([html.Option(value=one) for one in offered], id=control.list))
     # Some names end in the unit.
     words = f"{words} [{field.unit}]" if field.unit and words.split()[-1] != field.unit else words
-    return html.Div([html.Label([html.Span(words, className="name-of"), control]), about, said], className="field")
+    return html.Div(
+        [html.Label([html.Span(words, className="name-of"), control]), *options, about, said],
+        className="field",
+    )

@@ -17,7 +17,7 @@ from dashboards.app.data_source import Standing, Watch
 from dashboards.app.pages import trial_table
 from dashboards.app.pages.trial_acts import TrialActs
 from dashboards.app.pages.trial_table import TrialTable
-from dashboards.app.parts import attributes, axis_choices, drawn, graph, in_theme, nothing, read_table, terms
+from dashboards.app.parts import attributes, axis_choices, drawn, graph, in_theme, moment, nothing, read_table, terms
 from dashboards.app.view_state import Look, look_at, unless_away, while_looked_at
 from dashboards.figures import front_figure, schedule_figure
 from dashboards.figures.front import FRONT_PX, RING, ring_position
@@ -26,7 +26,6 @@ from dashboards.report.speeds import speeds_table
 from studies import Trial
 from studies.records.objectives import objective
 from studies.records.trial import finite_values
-from studies.sql.times import local_text
 
 # Digits of a trial's number.
 _LONGEST = 10
@@ -318,7 +317,7 @@ def described(trial: Trial, found: Found) -> list[tuple[str, Any]]:
         ("evaluation", duration(trial.seconds)),
         *([] if trial.worker is None else [("worker", _workers(trial))]),
         # The browser puts it on its user's clock.
-        ("ended", html.Time(local_text(trial.finished_at), dateTime=trial.finished_at.isoformat())),
+        ("ended", moment(trial.finished_at)),
         *([("error", trial.error)] if trial.error else []),
     ]
 

@@ -39,16 +39,16 @@ class ManagingPage:
             if not typed.isdecimal() or len(typed) > 20:
                 return f"Trials is {more_trials!r}: expected a whole number.", no_update, no_update, no_update, False
             changes["trials"] = int(typed)
-        _, said = self._done(what, name, changes)
+        _, said = self.done(what, name, changes)
         return said, said, no_update, no_update, False
 
     def delete(self, n_clicks: int | None, name: str | None) -> tuple[Any, Any]:
         """Deletes the study that was asked about; a note, and the value of the page's own output."""
         if not n_clicks or name is None:
             return no_update, no_update
-        return self._after_deletion(*self._done("delete", name, {}))
+        return self._after_deletion(*self.done("delete", name, {}))
 
-    def _done(self, what: str, name: str, changes: Mapping[str, Any]) -> tuple[bool, str]:
+    def done(self, what: str, name: str, changes: Mapping[str, Any]) -> tuple[bool, str]:
         """Does what a button says, with settings that change as a study is resumed: success, and a note to show."""
         if not self._is_editor():
             return False, NOT_AN_EDITOR

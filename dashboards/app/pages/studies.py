@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from typing import Any
+from urllib.parse import urlencode
 
 from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
 
+from dashboards.app.actions import Actions
 from dashboards.app.addresses import NAMESPACE, NOTHING_ASKED, Asked, Kept, keep, register_kept
-from dashboards.app.data_source import Line
-from dashboards.app.listing import ORDERS, Listed, listed
+from dashboards.app.data_source import Line, Watch
+from dashboards.app.listing import ORDERS, Listed, listed, submitter, sweeps
+from dashboards.app.pages.chosen import ChosenStudies
 from dashboards.app.pages.manage import ManagingPage
-from dashboards.app.parts import alert, attributes, badge, choice, complaint, nothing, page_buttons, study_address
+from dashboards.app.parts import (
+    alert,
+    attributes,
+    badge,
+    choice,
+    complaint,
+    moment,
+    nothing,
+    page_buttons,
+    study_address,
+)
 from dashboards.app.run_progress import NO_RUNNER, bar, elapsed
 from studies import StudiesError
 from studies.records.objectives import objective
@@ -30,17 +43,23 @@ _KEPT = (
     Kept("state", "list-state", choices=tuple(_STATES)),
     Kept("order", "list-order", "newest", tuple(ORDERS)),
     Kept("page", "list-page", "1", prop="data"),
+    Kept("sweep", "list-sweep"),
 )
-_HEADINGS = ("study", "state", "progress", "trials/s", "best point", "run by", "")
+_PAGE = _KEPT[3]
+_HEADINGS = ("study", "state", "progress", "trials/s", "best point", "run by", "created", "last changed", "")
 
 
 class StudiesPage(ManagingPage):
     """All studies."""
 
+    def __init__(self, watch: Watch, actions: Actions, is_editor: Callable[[], bool]) -> None:
+        super().__init__(watch, actions, is_editor)
+        self._chosen = ChosenStudies(watch, self.done)
+
     def layout(self, _: str, asked: Asked = NOTHING_ASKED) -> Any:
         """The page."""
-        typed, state, order, page = (one.of(asked) for one in _KEPT)
-        shown, seen, words, is_first, is_last = self.rows(0, None, typed, state, order, page, None)
+        typed, state, order, page, sweep = (one.of(asked) for one in _KEPT)
+        shown, known, seen, words, is_first, is_last = self.rows(0, None, typed, state, order, page, sweep, None)
         return html.Div(
             [
                 html.Div(
@@ -70,9 +89,11 @@ class StudiesPage(ManagingPage):
                         ),
                         choice("state", "list-state", state, _STATES),
                         choice("order", "list-order", order, {key: words for key, (words, _) in ORDERS.items()}),
+                        html.Label([html.Span("sweep"), dcc.Dropdown(known, sweep or None, id="list-sweep")]),
                     ],
                     className="bar",
                 ),
+                *([html.Div(self._chosen.buttons(), className="acts")] if self._is_editor() else []),
                 html.Div(shown, id="studies"),
                 html.Div(
                     [
@@ -93,6 +114,7 @@ class StudiesPage(ManagingPage):
         """Adds the callbacks."""
         dash.callback(
             Output("studies", "children"),
+            Output("list-sweep", "options"),
             Output("studies-seen", "data"),
             Output("list-count", "children"),
             Output("list-before", "disabled"),
@@ -108,12 +130,13 @@ class StudiesPage(ManagingPage):
             Output("list-page", "data"),
             Input("list-before", "n_clicks"),
             Input("list-after", "n_clicks"),
-            *(Input(one.component, one.prop) for one in _KEPT[:-1]),
+            *(Input(one.component, one.prop) for one in _KEPT if one is not _PAGE),
             State("list-page", "data"),
             prevent_initial_call=True,
         )
         register_kept(dash, "list", [(one.component, one.prop) for one in _KEPT])
         self._register_buttons(dash, Output("changed", "data", allow_duplicate=True))
+        self._chosen.register(dash)
 
     def rows(
         self,
@@ -123,33 +146,37 @@ class StudiesPage(ManagingPage):
         state: str | None,
         order: str | None,
         page: str | None,
+        sweep: str | None,
         seen: str | None,
-    ) -> tuple[Any, Any, str, bool, bool]:
-        """The table, if it has changed, what is shown of how many, and whether it is the first and the last page."""
+    ) -> tuple[Any, Any, Any, str, bool, bool]:
+        """The table and the sweeps, if changed, what is shown of how many, and whether it is the first and the last."""
         try:
             lines, runners = self._watch.lines(), self._watch.runners()
         except StudiesError as error:
-            return alert(complaint(error)), None, "", True, True
-        shown = listed(lines, typed, state, order, page)
-        content = self._content(shown, runners)
+            return alert(complaint(error)), no_update, None, "", True, True
+        of_sweeps = sweeps(lines)
+        shown = listed(lines, typed, state, order, page, sweep)
+        content = self._content(shown, runners, of_sweeps)
+        # One that an address asks for is shown, whether there is one or not.
+        known = sorted({*of_sweeps.values(), *([sweep] if sweep else [])})
         # Unchanged rows keep the keyboard focus.
-        now = sha256(repr(content).encode()).hexdigest()
-        table = (no_update, no_update) if now == seen else (content, now)
+        now = sha256(repr((content, known)).encode()).hexdigest()
+        table = (no_update, no_update, no_update) if now == seen else (content, known, now)
         return *table, shown.words, shown.pages.is_first, shown.pages.is_last
 
-    def _content(self, shown: Listed, runners: Sequence[RunnerRecord]) -> Any:
+    def _content(self, shown: Listed, runners: Sequence[RunnerRecord], of_sweeps: Mapping[str, str]) -> Any:
         if not shown.n_all:
             first: list[Any] = ["There is none yet. "]
             first += [dcc.Link("Create the first one", href="/new"), "."] if self._is_editor() else []
             return nothing("No studies", first)
         if not shown.lines:
-            return nothing("No such studies", "None matches the search and the state.")
+            return nothing("No such studies", "None matches the search, the state and the sweep.")
         idle = sum(runner.study is None for runner in runners)
         words = f"{len(runners)} runner{'s' * (len(runners) != 1)}, {idle} idle" if runners else "No runner is running"
         table = html.Table(
             [
-                html.Thead(html.Tr([html.Th(heading, scope="col") for heading in _HEADINGS])),
-                html.Tbody([self._row(line) for line in shown.lines]),
+                html.Thead(html.Tr([html.Th(heading, scope="col") for heading in self._headings()])),
+                html.Tbody([self._row(line, of_sweeps.get(line.summary.name)) for line in shown.lines]),
             ],
             className="studies",
         )
@@ -157,24 +184,46 @@ class StudiesPage(ManagingPage):
         alone = [html.P(NO_RUNNER, className="alert", role="status")] if waits else []
         return [*alone, html.Div(table, className="scroll"), html.P(f"{words}.", className="soft")]
 
-    def _row(self, line: Line) -> html.Tr:
+    def _headings(self) -> tuple[str, ...]:
+        return ("choose", *_HEADINGS) if self._is_editor() else _HEADINGS
+
+    def _row(self, line: Line, sweep: str | None) -> html.Tr:
         summary, speed = line.summary, line.figures.get("trials_per_s")
         runs = line.state in (RunState.RUNNING, RunState.STOPPING)
+        by, name = submitter(line), summary.name
         cells: list[Any] = [
+            *([self._chosen.box(name)] if self._is_editor() else []),
             [
                 dcc.Link(summary.name, href=study_address(summary.name), className="name"),
                 html.Small(f"{summary.model} on {summary.data}"),
+                *_of_sweep(sweep),
             ],
             [badge(line.state), *_place(line), *_error(line)],
             _progress(line),
             f"{speed:.3g}" if runs and speed is not None else "–",
             _best(line),
             _runner(line),
-            html.Div(self._buttons(summary.name, line.state), className="acts"),
+            [moment(summary.created_at), *([html.Small(f"submitted by {by}")] if by else [])],
+            moment(line.changed_at),
+            html.Div([*self._buttons(name, line.state), *self._clone(name)], className="acts"),
         ]
         return html.Tr(
-            [html.Td(cell, **attributes(data_label=heading)) for heading, cell in zip(_HEADINGS, cells, strict=True)]
+            [
+                html.Td(cell, **attributes(data_label=heading))
+                for heading, cell in zip(self._headings(), cells, strict=True)
+            ]
         )
+
+    def _clone(self, name: str) -> list[dcc.Link]:
+        words: list[Any] = ["Clone", html.Span(f" {name}", className="unseen")]
+        link = dcc.Link(words, href=f"/new?{urlencode({'like': name})}", className="quiet")
+        return [link] if self._is_editor() else []
+
+
+def _of_sweep(sweep: str | None) -> list[html.Small]:
+    if sweep is None:
+        return []
+    return [html.Small(["of ", dcc.Link(f"sweep {sweep}", href=f"/?{urlencode({'sweep': sweep})}")])]
 
 
 def _error(line: Line) -> list[html.Small]:
@@ -211,7 +260,6 @@ def _best(line: Line) -> Any:
 def _runner(line: Line) -> Any:
     submission = line.submission
     if submission is None or submission.holder is None or not submission.holder.alive:
-        by = None if submission is None else submission.submitted_by
-        return ["–", *([html.Small(f"submitted by {by}")] if by else [])]
+        return "–"
     holder = submission.holder
     return [holder.host.split("/")[0], html.Small(f"process {holder.pid}")]

@@ -73,6 +73,7 @@ class StudyPage(ManagingPage):
             "schedules": [
                 graph("heatmap", "schedules of the front"),
                 graph("importance", "which blocks matter"),
+                graph("slices", "KL by the sparsity of each block", wide=True),
                 graph("parallel", "parallel coordinates", wide=True),
             ],
             "progress": [

@@ -11,6 +11,7 @@ from search.problem.objectives import objective_names
 from search.service.auth.access import current_access
 from search.service.rules.requests import ResumeRequest, StudyRequest, check_own_folder, checked_changes, checked_study
 from search.service.rules.settings import ServiceSettings
+from studies import StudyExistsError
 from studies.service.service_store import ServiceStore
 from studies.store.results_folder import exported_in, results_in
 
@@ -31,6 +32,14 @@ def create_and_submit(request: StudyRequest, store: ServiceStore, settings: Serv
     with _choosing_folder:
         check_own_folder(str(config.out), request.name, store.queue.configurations())
         store.create_submitted(request.name, kept, objective_names(config.cost), by=_who(), replaces=left)
+
+
+def check_new(request: StudyRequest, store: ServiceStore, settings: ServiceSettings) -> None:
+    """Raises the error that creating a study would raise now, except for what its data says."""
+    config, _ = checked_study(request, store, settings, reads_data=False)
+    if store.studies.is_taken(request.name):
+        raise StudyExistsError(request.name)
+    check_own_folder(str(config.out), request.name, store.queue.configurations())
 
 
 def resume_and_submit(name: str, request: ResumeRequest | None, store: ServiceStore, settings: ServiceSettings) -> None:

@@ -85,8 +85,16 @@ class ResumeRequest(_ChangedSettings):
     model_config = ConfigDict(json_schema_extra={"example": {"trials": 1000, "also_measure": [57]}})
 
 
-def checked_study(request: StudyRequest, store: StudyStore, settings: ServiceSettings) -> tuple[RunConfig, set[str]]:
+def checked_study(
+    request: StudyRequest, store: StudyStore, settings: ServiceSettings, reads_data: bool = True
+) -> tuple[RunConfig, set[str]]:
     """The configuration of a requested study, checked as far as possible without loading a model.
+
+    Args:
+        request: The request.
+        store: Known studies.
+        settings: Settings of the service.
+        reads_data: False to check that data is there, and not what it says, which may take seconds.
 
     Returns:
         The configuration, and the fields that the request leaves to the runner.
@@ -102,7 +110,8 @@ def checked_study(request: StudyRequest, store: StudyStore, settings: ServiceSet
     paths = {"model": config.model, "data": config.data, "test_data": config.test_data, "out": config.out}
     paths |= {} if config.adapter is None else {"adapter": config.adapter}
     config = config.model_copy(update=_checked_paths(paths, request.name, settings))
-    _check_examples(config)
+    if reads_data:
+        _check_examples(config)
     if config.warm_start is not None:
         if config.warm_start == request.name:
             raise ConfigError("warm_start is the new study itself: name another one.")

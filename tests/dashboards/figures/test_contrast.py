@@ -15,6 +15,7 @@ from dashboards.figures import (
     fronts_figure,
     groups_figure,
     growth_figure,
+    measurements_figure,
     parallel_figure,
     proposers_figure,
     schedules_figure,
@@ -89,8 +90,9 @@ def test_trials_of_every_proposer_and_every_variant_are_seen(
     shown = front_figure(found, selected=3, standalone=standalone, measurements=records.measurements())
     assert {name for name, _, _ in drawn(shown)} >= {f"by {name}" for name in PROPOSERS if name != PROPOSERS[0]}
     several = fronts_figure({str(number): found for number in range(8)}, "latency_ms", "kl")
-    groups = groups_figure(records.EXAMPLES.groups, None)
-    for figure in map(themed, (shown, several, groups, proposers_figure(found), growth_figure(found))):
+    groups = [groups_figure(records.EXAMPLES.groups, selected) for selected in (None, "refined")]
+    measured = [measurements_figure(records.measurements(), None, cost) for cost in ("latency_ms", "flops")]
+    for figure in map(themed, (shown, several, *groups, *measured, proposers_figure(found), growth_figure(found))):
         faint = {mark: contrast(*mark[1:2], page_of(figure), mark[2]) for mark in drawn(figure)}
         assert min(faint.values()) >= LEAST, min(faint, key=lambda mark: faint[mark])
 

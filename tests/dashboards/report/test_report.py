@@ -116,12 +116,12 @@ def test_pareto_shows_every_measurement_in_its_variants_colour_and_rings_the_cho
     assert "200 test items" in figure.layout.title.subtitle.text
 
 
-def test_a_line_joins_non_dominated_points_and_dominated_ones_are_faint() -> None:
+def test_a_line_joins_non_dominated_points_and_dominated_ones_are_hollow() -> None:
     figure = measurements_figure(DATA.results, DATA.selected)
     line = next(trace for trace in figure.data if trace.mode == "lines")
     assert list(line.x) == [6.1, 6.2, 10.0]
-    faint = {trace.name for trace in figure.data if (trace.opacity or 1.0) < 1.0}
-    assert faint == {VARIANT_TITLES["uniform"], VARIANT_TITLES["candidate"]}
+    hollow = {trace.name for trace in figure.data if (trace.marker.symbol or "").endswith("-open")}
+    assert hollow - {"selected"} == {VARIANT_TITLES["uniform"], VARIANT_TITLES["candidate"]}
     assert {m.variant for m in measured_front(DATA.results)} == {"dense", "static", "dynamic"}
 
 

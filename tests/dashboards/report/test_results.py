@@ -330,9 +330,9 @@ def test_titles_of_routers_say_which_one_the_selected_point_keeps() -> None:
 
 def test_groups_are_drawn_with_intervals_and_the_selected_one_stands_out() -> None:
     figure = groups_figure(EXAMPLES.groups, "refined")
-    faint = {trace.name: (trace.opacity or 1.0) < 1 for trace in figure.data}
-    assert not faint[VARIANT_TITLES["dense"]] and not faint[f"{VARIANT_TITLES['refined']} (selected)"]
-    assert faint[VARIANT_TITLES["uniform"]]
+    hollow = {trace.name: trace.marker.symbol.endswith("-open") for trace in figure.data}
+    assert not hollow[VARIANT_TITLES["dense"]] and not hollow[f"{VARIANT_TITLES['refined']} (selected)"]
+    assert hollow[VARIANT_TITLES["uniform"]]
     dense = figure.data[0]
     assert list(dense.y) == [0.98] * 5 and dense.error_y.arrayminus[0] == pytest.approx(0.11)
     assert "no groups" in groups_figure((), None).layout.annotations[0].text

@@ -633,7 +633,7 @@ def test_pages_are_named_and_fields_say_what_they_are_for_and_what_is_wrong(
         expect(trials).to_have_attribute("aria-invalid", "false")
         page.get_by_role("link", name="Studies", exact=True).click()
         expect(page).to_have_title("Studies - ftp-search")
-        page.get_by_role("link", name="made up").click()
+        page.get_by_role("link", name="made up", exact=True).click()
         expect(page).to_have_title("made up - ftp-search")
         page.get_by_role("link", name="Compare").click()
         expect(page).to_have_title("Compare - ftp-search")
@@ -713,7 +713,7 @@ def test_names_are_text_wherever_they_stand(chromium: Browser, address: str, sto
     with opened(chromium, address, "script") as page:
         page.on("dialog", lambda dialog: pytest.fail(f"a script ran: {dialog.message}"))
         page.goto("/")
-        page.get_by_role("link", name=SCRIPT).click()
+        page.get_by_role("link", name=SCRIPT, exact=True).click()
         expect(page.locator("h1")).to_have_text(SCRIPT)
         page.get_by_role("link", name="Compare").click()
         page.wait_for_selector("#compare-figure .main-svg")

@@ -26,7 +26,9 @@ LOOK = {"version": "1", "theme": "light", "webgl": True}
 # What stands in the components of a page, by property.
 VALUES: dict[str, Any] = {
     **{"url.search": "?trial=9&view=front", "list-search.value": "made", "list-state.value": ""},
-    **{"list-order.value": "newest", "list-page.data": "1"},
+    **{"list-order.value": "newest", "list-page.data": "1", "list-sweep.value": None},
+    **{"chosen-stop.n_clicks": 1, "chosen-delete.n_clicks": None, "chosen-confirm.submit_n_clicks": 1},
+    **{"chosen-what.data": "delete", "chosen-keys.data": [study_key("other")]},
     **{"url.pathname": "/study/made%20up", "page-again.n_intervals": 1, "studies-interval.n_intervals": 1},
     **{"changed.data": "done", "studies-seen.data": None, "confirm.submit_n_clicks": 1, "to-delete.data": "other"},
     **{"study-confirm.submit_n_clicks": 1, "study-to-delete.data": "other", "study-interval.n_intervals": 1},
@@ -89,6 +91,8 @@ def _matching(place: str) -> list[dict[str, Any]]:
     pattern = json.loads(place)
     if "act" in pattern["type"]:
         return [{"id": {**pattern, "do": do, "study": study_key(NAME)}} for do in ("resume", "delete")]
+    if pattern["type"] == "choose":
+        return [{"id": {**pattern, "study": study_key(name)}} for name in (NAME, "other")]
     if pattern["type"].startswith("field"):
         return [{"id": {**pattern, "name": name}} for name in FIELDS]
     return [{"id": {**pattern, **{key: 9 for key, value in pattern.items() if value == ["ALL"]}}}]

@@ -7,6 +7,7 @@ import io
 import json
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,15 +22,18 @@ from dashboards.app.addresses import asked_of
 from dashboards.app.backend import ThreadedBackend
 from dashboards.app.data_source import Watch
 from dashboards.app.frame import Frame
-from dashboards.app.listing import AT_ONCE, listed
+from dashboards.app.listing import AT_ONCE, listed, sweeps
+from dashboards.app.pages.chosen import ChosenStudies
 from dashboards.app.pages.compare import MOST, ComparePage
 from dashboards.app.pages.create import NewPage
 from dashboards.app.pages.explore import Exploring, ranges
+from dashboards.app.pages.manage import study_key
 from dashboards.app.pages.studies import StudiesPage
 from dashboards.app.pages.study import StudyPage
 from dashboards.app.pages.trial_acts import TrialActs
 from dashboards.app.views import FIGURES, Views
-from search.config.run_config import SUBMITTABLE
+from search.config.run_config import HEADINGS, SUBMITTABLE, RunConfig
+from search.config.sweep_plan import read_sweep, repeated
 from search.service.dashboard import actions, dashboard, form_field
 from search.service.rules.settings import ServiceSettings
 from studies import StorageError, StudyState
@@ -42,7 +46,7 @@ from tests.dashboards import records
 from tests.search.service.conftest import MakeClient
 
 # The list as it is without an address that says more.
-ALL = ("", "", "newest", "1")
+ALL = ("", "", "newest", "1", "")
 SCRIPT = "<script>alert(1)</script>"
 
 
@@ -226,15 +230,16 @@ def test_the_list_says_where_studies_stand(store: ServiceStore, watch: Watch, se
     filled(store, SCRIPT)
     store.studies.create("next", {"trials": 50, "model": "demo"}, ("kl", "latency_ms"))
     store.queue.submit("next", by="ada")
-    content, seen, *_ = page.rows(1, None, *ALL, None)
+    content, _, seen, *_ = page.rows(1, None, *ALL, None)
     text = text_of(content)
     assert SCRIPT in text and "200 trials" in text and "waits for a runner" in text and "submitted by ada" in text
     # What stays the same is not drawn again.
-    assert page.rows(2, None, *ALL, seen)[1] != seen
+    assert page.rows(2, None, *ALL, seen)[2] != seen
     said, _, asked, question, is_shown = page.press("delete", "made up")
     assert asked == "made up" and "cannot be undone" in question and is_shown
     assert page.delete(None, "made up")[0] != "made up: deleted."
     assert page.delete(1, "made up")[0] == "made up: deleted."
+    assert "like=made+up" in text and page.rows(1, None, *ALL, None)[1] == []
     said = page.press("stop", "next")[0]
     assert "stops" in said and watch.standing("next").state is RunState.STOPPED
     assert "goes on" in page.press("resume", "next")[0] and watch.standing("next").state is RunState.QUEUED
@@ -295,7 +300,7 @@ def test_a_list_of_many_studies_asks_the_database_as_often_as_one_of_few(
         for number in range(1, 6):
             store.create_submitted(str(number), dict(records.STUDY.config), records.STUDY.objectives)
             store.events.add(str(number), [("figures", {"figures": {"trials_per_s": 9.5}})])
-        assert n_asked() == for_one <= 10
+        assert n_asked() == for_one <= 11
     finally:
         sa.event.remove(sa.engine.Engine, "before_cursor_execute", note)
 
@@ -391,9 +396,9 @@ def test_a_list_of_many_studies_is_searched_sorted_and_turned(
     text = text_of(page.layout("", {"q": ["study"], "page": ["2"], "state": ["nonsense"]}))
     assert "60 studies, page 2 of 3" in text and "study 20" in text and "study 59" not in text
     assert "No such studies" in text_of(page.layout("", {"q": ["none such"]}))
-    _, seen, *shown = page.rows(1, None, "", "", "newest", "3", None)
+    _, _, seen, *shown = page.rows(1, None, "", "", "newest", "3", "", None)
     assert shown == ["60 studies, page 3 of 3", False, True]
-    assert page.rows(2, None, "", "", "newest", "3", seen)[1] is no_update
+    assert page.rows(2, None, "", "", "newest", "3", "", seen)[1] is no_update
 
 
 @pytest.mark.parametrize(
@@ -417,6 +422,60 @@ def test_a_page_shows_what_its_address_asks_for_if_it_can(
     assert page["view"].value == view and getattr(page["selected"], "data", None) == number
     # One that is given nothing would say as it appears that this is new, and a ring be moved that is not there yet.
     assert ("data" in page["selected"].to_plotly_json()["props"]) == (number is not None)
+
+
+def test_studies_of_a_sweep_are_marked_and_filtered(
+    store: ServiceStore, watch: Watch, settings: ServiceSettings, tmp_path: Path
+) -> None:
+    plan = tmp_path / "grid.yaml"
+    plan.write_text("models: [demo, ./models/my model]\ntargets: [0.2, 0.35]\nseeds: 2\n")
+    planned = [*read_sweep(plan).studies, *repeated("mine", RunConfig(), 3).studies]
+    for one in planned:
+        store.studies.create(one.name, one.config.model_dump(mode="json"), ("kl", "latency_ms"))
+    # Names that only end as those of sweeps do.
+    for name in ("alone-s1", "grid", "mine-any-more", "-s3"):
+        store.studies.create(name, {"model": "demo"}, ("kl", "latency_ms"))
+    found = sweeps(watch.lines())
+    assert found == {one.name: "grid" if one.name.startswith("grid") else "mine" for one in planned}
+    assert [one.summary.name for one in listed(watch.lines(), "", "", "name", "1", "mine").lines] == [
+        *("mine-s0", "mine-s1", "mine-s2")
+    ]
+    page = StudiesPage(watch, actions(store, settings), lambda: True)
+    content, known, *_ = page.rows(1, None, *ALL, None)
+    assert known == ["grid", "mine"] and "sweep=grid" in text_of(content)
+    assert "1 of 15" not in page.rows(1, None, *ALL[:-1], "mine", None)[3] == "3 of 15 studies"
+
+
+def test_the_list_says_when_studies_changed_and_who_submitted_them(store: ServiceStore, watch: Watch) -> None:
+    for name, by in (("first", "zoe"), ("second", None), ("third", "Ada")):
+        store.create_submitted(name, {"model": "demo"}, ("kl", "latency_ms"), by=by)
+    store.studies.create("fourth", {"model": "demo"}, ("kl", "latency_ms"))
+    with store.runs.lease("first"):
+        store.queue.claim("first", "w")
+        store.runs.begin_stage("first", "search")
+        before = watch.lines()[-1].changed_at
+        store.events.add("first", [("log", {"text": "on it"})])
+    lines = watch.lines()
+    assert lines[-1].summary.created_at <= before < lines[-1].changed_at
+    assert listed(lines, "", "", "changed", "1").lines[0].summary.name == "first"
+    assert [one.summary.name for one in listed(lines, "", "", "by", "1").lines][:2] == ["third", "first"]
+
+
+def test_one_that_fails_does_not_keep_the_other_chosen_studies_from_being_deleted(
+    store: ServiceStore, watch: Watch, settings: ServiceSettings
+) -> None:
+    may = actions(store, settings)
+    for name in ("a", "b", "busy"):
+        store.studies.create(name, {"model": "demo"}, ("kl", "latency_ms"))
+    store.queue.submit("busy")
+    keys = [study_key(name) for name in ("a", "busy", "gone", "b")]
+    refused = text_of(ChosenStudies(watch, StudiesPage(watch, may, lambda: False).done).act("delete", keys))
+    assert "Deleted: 0 of 4" in refused and "only editors" in refused and len(watch.names()) == 3
+    chosen = ChosenStudies(watch, StudiesPage(watch, may, lambda: True).done)
+    with store.runs.lease("busy"):
+        said = text_of(chosen.act("delete", keys))
+    assert "Deleted: 2 of 4 studies" in said and "busy: " in said and watch.names() == ["busy"]
+    assert "Asked to stop: 1 of 1 study." in text_of(chosen.act("stop", [study_key("busy")]))
 
 
 def test_whoever_is_no_editor_changes_nothing(store: ServiceStore, watch: Watch, settings: ServiceSettings) -> None:
@@ -541,7 +600,69 @@ def test_the_form_says_everything_that_is_wrong_at_once(store: ServiceStore, set
     both = page.mistakes({"target_sparsity": "0.3", "target_speedup": "1.5"})
     assert len(both) == 1
     text = text_of(page.layout(""))
-    assert "Default: 300." in text and "Default: 60.0 s." in text and "Routers, and searching again with them" in text
+    assert "Default: 300." in text and "Default: 60.0 s." in text
+    assert all(heading in text and about in text for heading, about in HEADINGS.items())
+
+
+def test_the_form_says_of_paths_and_names_what_creating_would_say(
+    store: ServiceStore, settings: ServiceSettings, tmp_path: Path
+) -> None:
+    store.create_submitted("there", {"out": str(tmp_path / "root" / "results")}, ("kl", "latency_ms"))
+    page = NewPage(actions(store, settings), lambda: True)
+    wrong = {
+        **{"name": "there", "model": "absent", "data": "/etc/passwd", "test_data": "absent.jsonl", "adapter": "/etc"},
+        **{"out": "results", "warm_start": "nobody", "seed": "-1"},
+    }
+    found = page.mistakes(wrong)
+    assert set(found) == set(wrong)
+    # Creating one says the same of each as if it were the only one.
+    for field, said in found.items():
+        outcome = page.create({"name": "mine", field: wrong[field]})
+        assert isinstance(outcome, RefusedError) and (outcome.field, str(outcome)) == (field, said)
+    # Once the name is changed, the others are said all the same.
+    assert set(page.mistakes({**wrong, "name": "mine"}, is_whole=True)) == set(wrong) - {"name"}
+    assert len(store.studies.summaries()) == 1
+    # Data is read as the study is created, and what it says is said of its field.
+    (tmp_path / "root" / "data.jsonl").write_text("{}")
+    values = {"name": "mine", "data": "data.jsonl"}
+    assert page.mistakes(values, is_whole=True) == {}
+    outcome = page.create(values)
+    assert isinstance(outcome, RefusedError) and outcome.field == "data" and "line 1" in str(outcome)
+
+
+def test_a_form_that_is_filled_in_like_a_study_makes_one_of_the_same_settings(
+    store: ServiceStore, settings: ServiceSettings
+) -> None:
+    page = NewPage(actions(store, settings), lambda: True)
+    values = {
+        **{"name": "first", "trials": "20", "target_sparsity": "0.3", "dense_blocks": "0, -1", "cost": "flops"},
+        **{"deterministic": ["on"], "new_tokens": "16, 128", "keep_first": "system", "seconds": "1e3"},
+    }
+    assert page.create(values) == "first"
+    found: dict[str, Any] = {}
+
+    def noted(one: dict[str, Any]) -> dict[str, Any]:
+        if isinstance(one.get("id"), dict) and one["id"]["type"] == "field":
+            found[one["id"]["name"]] = one.get("value")
+        return one
+
+    json.loads(text_of(page.layout("", {"like": ["first"]})), object_hook=noted)
+    assert found["name"] == "" and found["seed"] == "" and found["trials"] == "20"
+    assert page.create({**found, "name": "second"}) == "second"
+    first, second = (store.studies.get(name).config for name in ("first", "second"))
+    assert {field for field in first if first[field] != second.get(field)} == {"out"} and first.keys() == second.keys()
+    assert "no such study" in text_of(page.layout("", {"like": ["none\0"]}))
+
+
+def test_the_form_offers_editors_what_the_roots_hold(
+    store: ServiceStore, settings: ServiceSettings, tmp_path: Path
+) -> None:
+    (tmp_path / "root" / "secret.jsonl").touch()
+    may = actions(store, settings)
+    assert "secret.jsonl" in text_of(NewPage(may, lambda: True).layout(""))
+    reader = NewPage(may, lambda: False)
+    assert "secret.jsonl" not in text_of(reader.layout(""))
+    assert list(reader.mistakes({"data": "absent.jsonl"})) == [""]
 
 
 def test_fields_are_of_the_kind_that_settings_are() -> None:

@@ -62,24 +62,35 @@ class Limited:
 
     def kept(self, indices: Sequence[int], rng: random.Random) -> GridIndices:
         """Nearby indices that keep the limits; the cheapest where that fails."""
+        is_additive = all(costs.is_additive for costs in self._costs)
+        if not is_additive and self.violation(indices) == 0 and not self._can_give_back(indices):
+            return tuple(indices)
         corrections, best = [0.0] * len(self._limits), None
         for _ in range(_MOST_CORRECTIONS):
             most = [limit.most - correction for limit, correction in zip(self._limits, corrections, strict=True)]
             moved = self._moved(indices, most, rng)
             if self.violation(moved) == 0 and (best is None or self._excess(moved) > self._excess(best)):
                 best = moved
-            if all(costs.is_additive for costs in self._costs):
+            if is_additive:
                 break
             corrections = [costs.of(moved) - costs.tabled(moved) for costs in self._costs]
         if best is None:
             return self.cheapest
-        return best if all(costs.is_additive for costs in self._costs) else self._filled(best, rng)
+        return best if is_additive else self._filled(best, rng)
+
+    def _can_give_back(self, indices: Sequence[int]) -> bool:
+        """True if a gene could skip a step less by true costs, where a limit is a target."""
+        if self._even is not None or not any(limit.is_target for limit in self._limits):
+            return False
+        givers = (gene for gene in self._free if indices[gene])
+        return any(self.violation([*indices[:one], indices[one] - 1, *indices[one + 1 :]]) == 0 for one in givers)
 
     def _filled(self, indices: GridIndices, rng: random.Random) -> GridIndices:
         """Indices with what can be given back of them by true costs, where tables do not tell all of it."""
         if self._even is not None or not any(limit.is_target for limit in self._limits):
             return indices
         now, givers = list(indices), [gene for gene in self._free if indices[gene]]
+        excess = self._excess(now)
         while givers:
             at = rng.randrange(len(givers))
             gene = givers[at]
@@ -87,6 +98,11 @@ class Limited:
             if self.violation(now):
                 now[gene] += 1
                 del givers[at]
+                continue
+            before, excess = excess, self._excess(now)
+            if excess < before:
+                # Where that saved time, any gene may give back now.
+                givers = [one for one in self._free if now[one]]
             elif not now[gene]:
                 del givers[at]
         return tuple(now)
@@ -152,9 +168,10 @@ class Limited:
                 self._set(now, totals, gene, index)
             if not index:
                 del givers[at]
-            if index is not None and any(self._has_pairs):
-                # The other gene of the block may give back now, and any one where that saved time.
-                others = self._free if any(map(float.__lt__, totals, before)) else (gene ^ 1,)
+            if index is not None:
+                # Where that saved time, any gene may give back now, and else the other one of the block.
+                beside = (gene ^ 1,) if any(self._has_pairs) else ()
+                others = self._free if any(map(float.__lt__, totals, before)) else beside
                 givers += [other for other in others if now[other] and other not in givers]
 
     def _allows(self, now: list[int], totals: list[float], gene: int, index: int, most: Sequence[float]) -> bool:

@@ -286,7 +286,7 @@ def test_a_search_without_measurements_can_be_reported_and_exported(run: Run, st
     with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
         store.trials.append(study, replace(store.trials.get(study, 0), number=3, values=None, state=TrialState.FAILED))
     failed = run("export", study, "pruned", "--trial", "3")
-    assert failed.code == 1 and "Trial 3 of 'mine' has no figures" in failed.err
+    assert failed.code == 1 and "Trial 3 of 'mine' has no finite figures" in failed.err
     assert json.loads((tmp_path / "pruned/schedule.json").read_text()) == other
 
 

@@ -158,7 +158,7 @@ def _heatmap(
 def _rows(found: Found, places: Places, chosen: int | None) -> Places:
     """Places in the order of overall sparsity: so many as can be read, evenly spread, and the chosen one."""
     columns = found.columns
-    places = places[np.lexsort((columns.number[places], columns.overall_sparsity[places].round(6)))]
+    places = places[np.lexsort((columns.number[places], columns.overall_sparsity[places]))]
     kept = np.arange(len(places)) % -(-len(places) // _MOST_ROWS) == 0
     return np.asarray(places[kept if chosen is None else kept | (places == chosen)])
 

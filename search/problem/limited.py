@@ -78,16 +78,21 @@ class Limited:
             return self.cheapest
         return best if is_additive else self._filled(best, rng)
 
+    @cached_property
+    def _is_filled(self) -> bool:
+        """True if steps are given back up to a limit, as to a target, and no sum of indices is asked for."""
+        return self._even is None and any(limit.is_target for limit in self._limits)
+
     def _can_give_back(self, indices: Sequence[int]) -> bool:
-        """True if a gene could skip a step less by true costs, where a limit is a target."""
-        if self._even is not None or not any(limit.is_target for limit in self._limits):
+        """True if a gene could skip a step less by true costs."""
+        if not self._is_filled:
             return False
         givers = (gene for gene in self._free if indices[gene])
         return any(self.violation([*indices[:one], indices[one] - 1, *indices[one + 1 :]]) == 0 for one in givers)
 
     def _filled(self, indices: GridIndices, rng: random.Random) -> GridIndices:
         """Indices with what can be given back of them by true costs, where tables do not tell all of it."""
-        if self._even is not None or not any(limit.is_target for limit in self._limits):
+        if not self._is_filled:
             return indices
         now, givers = list(indices), [gene for gene in self._free if indices[gene]]
         excess = self._excess(now)

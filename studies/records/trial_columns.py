@@ -95,10 +95,10 @@ class TrialColumns:
 
     @property
     def overall_sparsity(self) -> Floats:
-        """[n] Mean of the schedule."""
+        """[n] Mean of the schedule, to a millionth: what is kept of a schedule in single precision is not exact."""
         if not len(self):
             return np.empty(0)
-        return np.asarray(self.schedule.mean(1, dtype=np.float64))
+        return np.asarray(self.schedule.mean(1, dtype=np.float64).round(6))
 
     @property
     def comparable(self) -> NDArray[np.bool_]:

@@ -89,7 +89,9 @@ class StudiesPage(ManagingPage):
                         ),
                         choice("state", "list-state", state, _STATES),
                         choice("order", "list-order", order, {key: words for key, (words, _) in ORDERS.items()}),
-                        html.Label([html.Span("sweep"), dcc.Dropdown(known, sweep or None, id="list-sweep")]),
+                        html.Label(
+                            [html.Span("sweep"), dcc.Dropdown(known, sweep or None, id="list-sweep", placeholder="any")]
+                        ),
                     ],
                     className="bar",
                 ),

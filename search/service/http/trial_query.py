@@ -108,8 +108,7 @@ def _value(name: str, columns: TrialColumns, objectives: Sequence[str]) -> Float
         return columns.values[:, list(objectives).index(name)]
     others: dict[str, Floats] = {
         **columns.metrics,
-        "overall_sparsity": columns.schedule.mean(1).astype(float) if columns.n_blocks else np.empty(0),
-        **{one: getattr(columns, one) for one in ("seconds", "fidelity", "constraint_violation")},
+        **{one: getattr(columns, one) for one in ("overall_sparsity", "seconds", "fidelity", "constraint_violation")},
     }
     if name not in others:
         known = [*objectives, *others]

@@ -461,6 +461,12 @@ def test_trials_are_sorted_and_selected_by_their_values(client: TestClient, stor
     assert numbers(at_most="kl:5e-1", at_least="latency_ms:5") == [0, 2]
     store.trials.append("one", trial(5, (0.05, 9.0)))
     assert numbers(sort="kl", limit=1) == [5] and numbers(front=True) == [4, 5]
+    # Limits hold at the sparsities of a grid, which no float is.
+    for number, schedule in ((6, (0.3, 0.3)), (7, (0.25, 0.35)), (8, (0.9, 0.5))):
+        store.trials.append("one", replace(trial(number, (0.01, 20.0)), schedule=schedule))
+    for limit in ("overall_sparsity:0.3", "overall_sparsity:0.7"):
+        at_both = set(numbers(at_most=limit)) & set(numbers(at_least=limit))
+        assert at_both == ({6, 7} if limit.endswith("3") else {8})
     for wanted, hint in (
         ({"sort": "latency"}, "did you mean latency_ms?"),
         ({"at_most": "nothing:1"}, "expected one of kl, latency_ms"),

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 # Settings that `prompt` takes: of places that have changed, and where to compute.
 PROMPT_SETTINGS = ("model", "revision", "adapter", "device")
 DEFAULT_NEW_TOKENS = 32
+# An answer without any words: a model may end a text that lacks its chat template at once.
+_NOTHING = "(nothing: it ends the text here)"
 # Backgrounds of the least and of the most shaded tokens, below black letters.
 _PALEST, _DEEPEST = (240, 246, 251), (97, 168, 207)
 
@@ -91,8 +93,8 @@ def print_prompt(console: Console, shown: OwnPrompt) -> None:
         console.print(Text("blocks run: ").append_text(_shaded(legend(examples), between=" ")), soft_wrap=True)
     console.print(said(routed), soft_wrap=True)
     console.print(f"{shown.flops_saved:.1%} of the prompt's FLOPs are saved.")
-    console.print(f"dense: {shown.dense}", soft_wrap=True)
-    console.print(f"pruned: {shown.pruned}", soft_wrap=True)
+    for model, answer in (("dense", shown.dense), ("pruned", shown.pruned)):
+        console.print(f"{model}: {answer or _NOTHING}", soft_wrap=True)
 
 
 def _shaded(tokens: tuple[ShadedToken, ...] | list[ShadedToken], between: str = "") -> Text:

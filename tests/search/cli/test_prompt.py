@@ -107,12 +107,13 @@ def test_a_prompt_comes_from_standard_input_and_is_printed_with_the_blocks_of_it
 
 
 def test_terminals_shade_tokens_by_the_blocks_that_they_run() -> None:
-    shown = OwnPrompt("one", 1, 0.4, "static", 3, 12, ("a [b]", "\n c"), (12.0, 6.5), "x", "y", 0.25)
+    shown = OwnPrompt("one", 1, 0.4, "static", 3, 12, ("a [b]", "\n c"), (12.0, 6.5), "x", "", 0.25)
     console = Console(file=io.StringIO(), markup=False, highlight=False, force_terminal=True, color_system="truecolor")
     print_prompt(console, shown)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "\x1b[30;48;2;97;168;207ma [b]\x1b[0m" in text and "240;246;251m" in text
     assert "25.0% of the prompt's FLOPs" in text
+    assert "dense: x\n" in text and "pruned: (nothing: it ends the text here)" in text
 
 
 @pytest.mark.parametrize(

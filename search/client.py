@@ -127,6 +127,21 @@ class Client:
         """The schedule of a trial with the settings of its study, as `schedule.json` of its pruned model says it."""
         return self._json("POST", f"{_study(name)}/points/{trial}/export")
 
+    def prompt(
+        self, name: str, trial: int, text: str, new_tokens: int | None = None, timeout_s: float = 360.0
+    ) -> dict[str, Any]:
+        """A prompt under the schedule of a trial: the blocks that its tokens run, and what both models answer.
+
+        Args:
+            name: Name of the study.
+            trial: Number of the trial.
+            text: The prompt.
+            new_tokens: Most tokens of an answer; None for the service's default.
+            timeout_s: Seconds to wait for the service, which loads the model.
+        """
+        asked = {"text": text} | ({} if new_tokens is None else {"new_tokens": new_tokens})
+        return self._json("POST", f"{_study(name)}/points/{trial}/prompt", json=asked, timeout=timeout_s)
+
     def delete(self, name: str) -> None:
         """Deletes a study from the database."""
         self._checked("DELETE", _study(name))

@@ -13,5 +13,13 @@ class UnfinishedError(ConfigError):
     """Something was asked for that only a study that has finished has."""
 
 
+class BusyError(SearchError):
+    """Something was asked for that is done one at a time, while another is being done."""
+
+
+class DeadlineError(SearchError):
+    """Something took longer than it may."""
+
+
 class EvaluationError(SearchError):
     """A worker could not evaluate a schedule, or could not start."""

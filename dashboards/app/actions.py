@@ -48,6 +48,8 @@ class Actions:
     measure: Callable[[str, int], None]  # lets a finished one go on to measure a trial, too
     select: Callable[[str, int], None]  # the same, and to select that trial
     export: Callable[[str, int], Mapping[str, Any]]  # the schedule of a trial with its settings, as plain values
+    # A prompt under a trial's schedule, by its text and most new tokens, for `dashboards.report.prompts.own_prompt`.
+    prompt: Callable[[str, int, str, int], Mapping[str, Any]]
     # Values of the form for the settings of a study that are no defaults: true or false, or text.
     filled: Callable[[str], Mapping[str, Any]]
     fields: tuple[FormField, ...] = ()  # fields of the form; the study's name is not among them

@@ -16,7 +16,8 @@ from dashboards.analysis.axes import default_axes
 from dashboards.analysis.trials import Found
 from dashboards.app.addresses import NAMESPACE
 from dashboards.app.data_source import Watch
-from dashboards.app.parts import attributes, drawn, in_theme, nothing
+from dashboards.app.parts import drawn, in_theme, nothing
+from dashboards.app.shaded import article, legend_line
 from dashboards.app.view_state import Look, look_at, while_looked_at
 from dashboards.figures import (
     groups_figure,
@@ -30,7 +31,7 @@ from dashboards.figures import (
     workers_figure,
 )
 from dashboards.figures.appearance import empty_figure
-from dashboards.report.prompts import ShadedToken, legend, shaded_prompts
+from dashboards.report.prompts import shaded_prompts
 from studies import StudyRecord
 
 Draw = Callable[[Found, StudyRecord], go.Figure]
@@ -121,26 +122,7 @@ class Views:
         examples = self._watch.store.results.examples(name)
         if examples is None or not examples.prompts:
             return nothing("No prompts", "They are looked at once the selected point is tested.")
-        shades = html.P(
-            [html.Span("blocks run: "), *(_token(one) for one in legend(examples))],
-            className="legend",
-            **attributes(aria_hidden="true"),
-        )
-        shown: list[Any] = [shades]
-        for prompt in shaded_prompts(examples):
-            of_dense, of_pruned = (
-                "wrong" if right is False else "" for right in (prompt.dense_right, prompt.pruned_right)
-            )
-            answers = html.Dl(
-                [
-                    *(html.Dt("expected"), html.Dd(prompt.expected)),
-                    *(html.Dt("dense"), html.Dd(prompt.dense, className=of_dense)),
-                    *(html.Dt("selected"), html.Dd(prompt.pruned, className=of_pruned)),
-                ],
-                className="answers",
-            )
-            tokens = html.P([_token(one) for one in prompt.tokens], className="tokens")
-            shown.append(html.Article([tokens, html.P(prompt.said, className="soft"), answers], className="prompt"))
+        shown: list[Any] = [legend_line(examples), *(article(one, "selected") for one in shaded_prompts(examples))]
         if examples.groups:
             groups = in_theme(groups_figure(examples.groups, None), look["theme"])
             shown.append(drawn(groups, "accuracy by group", wide=True))
@@ -160,7 +142,3 @@ class Views:
             html.P("Stages: " + (", ".join(stages) if stages else "none has begun") + ".", className="soft"),
             html.Details([html.Summary("Configuration"), html.Pre(json.dumps(config, indent=2, default=str))]),
         ]
-
-
-def _token(token: ShadedToken) -> html.Span:
-    return html.Span(token.text, title=f"{token.blocks_run} blocks", style={"--ran": str(token.shade)})

@@ -321,8 +321,8 @@ def _add_references(
             y=at["y"][known],
             mode="markers" if is_uniform else "markers+text",
             text=None if is_uniform else ("selected" if variant == _CHOSEN else variant),
-            # Nothing costs more than dense: its name has room on the side of what costs less.
-            textposition="top right" if across.higher_is_better else "top left",
+            # Nothing costs more than dense, and little less than what was selected: there, axes end.
+            textposition="top right" if across.higher_is_better == (variant == "dense") else "top left",
             name=name,
             marker={
                 "color": INK if variant == _CHOSEN else VARIANT_COLOURS[variant],

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from statistics import median
+from typing import Any
 
 from dashboards.analysis.tables import counted
 from studies.records.records import ReportExamples, RoutedPrompt
+
+# An answer without any words: a model may end a text that lacks its chat template at once.
+_NOTHING = "(nothing: it ends the text here)"
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,19 @@ class ShadedPrompt:
     pruned: str  # answer of the selected model
     dense_right: bool | None  # whether the dense model's choice is the right one; None of what is written freely
     pruned_right: bool | None  # whether that of the selected model is
+
+
+def own_prompt(found: Mapping[str, Any]) -> RoutedPrompt:
+    """Somebody's own prompt as those of a report are: `tokens`, `blocks_run`, `n_blocks`, `dense` and `pruned`."""
+    return RoutedPrompt(
+        tokens=tuple(found["tokens"]),
+        # Where halves skip apart, a piece runs halves of blocks.
+        blocks_run=tuple(map(round, found["blocks_run"])),
+        n_blocks=found["n_blocks"],
+        expected="",
+        dense=found["dense"] or _NOTHING,
+        pruned=found["pruned"] or _NOTHING,
+    )
 
 
 def shaded_prompts(examples: ReportExamples | None) -> list[ShadedPrompt]:

@@ -14,14 +14,14 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
-from dashboards.report.prompts import ShadedToken, as_text, legend, said, shaded_prompts
+from dashboards.report.prompts import ShadedToken, as_text, legend, own_prompt, said, shaded_prompts
 from search.cli.options import AsJson, Storage, StudyName
 from search.config.run_config import DEFAULT_STORAGE
 from search.errors import ConfigError
 from search.stages.origin import trial_to_use
 from search.startup import ends_at_once
 from studies import StudyStore
-from studies.records.records import ReportExamples, RoutedPrompt
+from studies.records.records import ReportExamples
 
 if TYPE_CHECKING:
     from search.stages.own_prompt import OwnPrompt
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 # Settings that `prompt` takes: of places that have changed, and where to compute.
 PROMPT_SETTINGS = ("model", "revision", "adapter", "device")
 DEFAULT_NEW_TOKENS = 32
-# An answer without any words: a model may end a text that lacks its chat template at once.
-_NOTHING = "(nothing: it ends the text here)"
 # Backgrounds of the least and of the most shaded tokens, below black letters.
 _PALEST, _DEEPEST = (240, 246, 251), (97, 168, 207)
 
@@ -74,14 +72,7 @@ def prompt_command(
 
 def print_prompt(console: Console, shown: OwnPrompt) -> None:
     """Prints a prompt with its tokens shaded by the blocks that they run, and the answers of both models."""
-    routed = RoutedPrompt(
-        tokens=shown.tokens,
-        blocks_run=tuple(map(round, shown.blocks_run)),
-        n_blocks=shown.n_blocks,
-        expected="",
-        dense=shown.dense,
-        pruned=shown.pruned,
-    )
+    routed = own_prompt(asdict(shown))
     about = f"overall sparsity {shown.overall_sparsity:.1%}, {shown.router} router"
     console.print(f"study {shown.study}, trial {shown.trial}: {about}", soft_wrap=True)
     if console.color_system is None:
@@ -93,8 +84,8 @@ def print_prompt(console: Console, shown: OwnPrompt) -> None:
         console.print(Text("blocks run: ").append_text(_shaded(legend(examples), between=" ")), soft_wrap=True)
     console.print(said(routed), soft_wrap=True)
     console.print(f"{shown.flops_saved:.1%} of the prompt's FLOPs are saved.")
-    for model, answer in (("dense", shown.dense), ("pruned", shown.pruned)):
-        console.print(f"{model}: {answer or _NOTHING}", soft_wrap=True)
+    for model, answer in (("dense", routed.dense), ("pruned", routed.pruned)):
+        console.print(f"{model}: {answer}", soft_wrap=True)
 
 
 def _shaded(tokens: tuple[ShadedToken, ...] | list[ShadedToken], between: str = "") -> Text:

@@ -100,8 +100,8 @@ def runner_command(
 
     Example: ftp-search runner --storage postgresql+psycopg://user:password@host/studies
     """
+    from search.service.jobs.children import PARENT_VARIABLE
     from search.service.jobs.runner import Runner
-    from search.service.jobs.runner_processes import PARENT_VARIABLE
 
     check_address(ray_address)
     log_to_stderr()

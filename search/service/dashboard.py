@@ -15,10 +15,11 @@ from ftp_core.errors import CoreError, DataError
 from search.config.run_config import HEADINGS, SETTINGS, SUBMITTABLE
 from search.errors import SearchError
 from search.service.http.app import MountDashboard
+from search.service.jobs.prompt_process import PromptProcess
 from search.service.jobs.submitting import check_new, create_and_submit, measure_and_submit, resume_and_submit
 from search.service.rules.offers import offered
 from search.service.rules.problems import complaint, in_fields, told
-from search.service.rules.requests import ResumeRequest, StudyRequest
+from search.service.rules.requests import PromptRequest, ResumeRequest, StudyRequest
 from search.service.rules.settings import ServiceSettings
 from search.stages.origin import exported_schedule
 from studies import StudiesError, StudyBusyError, StudyExistsError, StudyNotFoundError
@@ -41,13 +42,15 @@ _UNITS = {"S": "s", "MS": "ms"}
 def dashboard(settings: ServiceSettings) -> MountDashboard:
     """The function that adds the dashboard, for `create_app`."""
 
-    def mount(app: FastAPI, store: ServiceStore, is_editor: Callable[[], bool]) -> Mapping[str, Any]:
-        return mount_pages(app, store, is_editor, actions(store, settings))
+    def mount(
+        app: FastAPI, store: ServiceStore, is_editor: Callable[[], bool], prompts: PromptProcess
+    ) -> Mapping[str, Any]:
+        return mount_pages(app, store, is_editor, actions(store, settings, prompts))
 
     return mount
 
 
-def actions(store: ServiceStore, settings: ServiceSettings) -> Actions:
+def actions(store: ServiceStore, settings: ServiceSettings, prompts: PromptProcess) -> Actions:
     """Actions of editors on the pages: those of the API, checked in the same way."""
 
     def request(name: str, said: Mapping[str, Any]) -> StudyRequest:
@@ -65,6 +68,10 @@ def actions(store: ServiceStore, settings: ServiceSettings) -> Actions:
         given = {one.name: one.written(config[one.name]) for one in others}
         return {field: value for field, value in given.items() if value != SETTINGS[field].written_default}
 
+    def prompt(name: str, trial: int, text: str, new_tokens: int) -> dict[str, Any]:
+        asked = PromptRequest(text=text, new_tokens=new_tokens)
+        return prompts.answer(name, trial, asked.text, asked.new_tokens)
+
     return Actions(
         check=_refusing(check),
         create=_refusing(lambda name, said: create_and_submit(request(name, said), store, settings)),
@@ -74,6 +81,7 @@ def actions(store: ServiceStore, settings: ServiceSettings) -> Actions:
         measure=_refusing(lambda name, trial: measure_and_submit(name, trial, False, store, settings)),
         select=_refusing(lambda name, trial: measure_and_submit(name, trial, True, store, settings)),
         export=_refusing(lambda name, trial: exported_schedule(store, name, trial)),
+        prompt=_refusing(prompt),
         fields=tuple(map(form_field, SUBMITTABLE)),
         filled=_refusing(filled),
         groups=HEADINGS,

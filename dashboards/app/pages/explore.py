@@ -49,6 +49,10 @@ class Exploring:
         """What the address holds of this view: the trial, the quantities, the zoom, and what is chosen of the table."""
         return (*self._of_figure(standing), _ZOOM, *self._table.kept(standing))
 
+    def trial(self, asked: Asked) -> str:
+        """The number of the trial that an address selects; empty for none."""
+        return str(_TRIAL.of(asked))
+
     def _of_figure(self, standing: Standing) -> tuple[Kept, Kept, Kept]:
         x, y = default_axes(standing.study.objectives)
         return _TRIAL, Kept("x", "front-x", x, OFFERED), Kept("y", "front-y", y, OFFERED)

@@ -14,6 +14,7 @@ from dashboards.app.addresses import NAMESPACE, NOTHING_ASKED, Asked, Kept, keep
 from dashboards.app.data_source import Standing, Watch
 from dashboards.app.pages.explore import KEPT, Exploring
 from dashboards.app.pages.manage import ManagingPage
+from dashboards.app.pages.own_prompt import OwnPrompt
 from dashboards.app.pages.trial_acts import TrialActs
 from dashboards.app.parts import alert, attributes, badge, complaint, graph, nothing
 from dashboards.app.run_progress import run_view
@@ -49,6 +50,7 @@ class StudyPage(ManagingPage):
         super().__init__(watch, actions, is_editor)
         self._exploring = Exploring(watch, TrialActs(watch, actions, is_editor))
         self._views = Views(watch)
+        self._own_prompt = OwnPrompt(actions, is_editor)
 
     def layout(self, name: str, asked: Asked = NOTHING_ASKED) -> Any:
         """The page of a study of this name."""
@@ -88,7 +90,7 @@ class StudyPage(ManagingPage):
                 graph("busy", "how busy the workers were", wide=True),
             ],
             "routers": [html.Div(id="routers")],
-            "prompts": [html.Div(id="prompts")],
+            "prompts": [*self._own_prompt.layout(standing, self._exploring.trial(asked)), html.Div(id="prompts")],
             "log": [html.Div(id="log")],
         }
         return html.Div(
@@ -146,6 +148,7 @@ class StudyPage(ManagingPage):
         self._register_buttons(dash, Output("study-url", "href"))
         self._exploring.register(dash)
         self._views.register(dash)
+        self._own_prompt.register(dash)
 
     def look(self, _: int | None, __: Any, name: str, version: str | None, seen: list[str] | None) -> tuple[Any, ...]:
         """Changes of the study: its version, its head, what it came to, what is seen of these, and an error."""

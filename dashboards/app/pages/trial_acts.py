@@ -11,6 +11,7 @@ from dash import ALL, Dash, Input, Output, State, ctx, html, no_update
 from dashboards.app.actions import Actions, RefusedError
 from dashboards.app.data_source import Watch
 from dashboards.app.pages.manage import NOT_AN_EDITOR
+from dashboards.app.pages.own_prompt import ASK
 from dashboards.app.parts import attributes
 from studies import StudiesError, StudyState, Trial, TrialState
 from studies.records.trial import finite_values
@@ -47,7 +48,14 @@ class TrialActs:
             )
             for one in doable
         ]
-        return [html.Div(buttons, className="acts")]
+        ask = html.Button(
+            "Prompt",
+            id={"type": ASK, "trial": trial.number},
+            className="quiet",
+            type="button",
+            **attributes(aria_label=f"Ask trial {trial.number} your own prompt"),
+        )
+        return [html.Div([*buttons, ask], className="acts")]
 
     def register(self, dash: Dash) -> None:
         """Adds the callback, whose note stands where those of the study's buttons do."""

@@ -25,23 +25,26 @@ from search.service.http.responses import Health, RunnerAnswer, RunnerList
 from search.service.http.result_routes import add_results
 from search.service.http.study_routes import add_studies
 from search.service.http.transfer import Compressed, Conditional
+from search.service.jobs.prompt_process import PromptProcess
 from search.service.rules.problems import answer_with_problems, described
 from search.service.rules.settings import ServiceSettings
 from studies.service.service_store import ServiceStore
 
-# Mounts a dashboard on the application, behind the same access control. Takes the application, the store, and a
-# function that says whether the current request comes from an editor. Returns sources of the Content-Security-Policy
-# that its pages need beside those of `search.service.auth.hardening`, such as {"style-src": ("'unsafe-inline'",)}.
-MountDashboard = Callable[[FastAPI, ServiceStore, Callable[[], bool]], Mapping[str, Sequence[str]]]
+# Mounts a dashboard on the application, behind the same access control. Takes the application, the store, a function
+# that says whether the current request comes from an editor, and what answers prompts. Returns sources of the
+# Content-Security-Policy that its pages need beside those of `search.service.auth.hardening`, such as
+# {"style-src": ("'unsafe-inline'",)}.
+MountDashboard = Callable[[FastAPI, ServiceStore, Callable[[], bool], PromptProcess], Mapping[str, Sequence[str]]]
 
 
 def create_app(store: ServiceStore, settings: ServiceSettings, dashboard: MountDashboard | None = None) -> FastAPI:
     """The application of the service, which closes the store as it ends; without a dashboard, the API alone."""
-    metrics, attempts = ServiceMetrics(store), FailedAttempts()
+    metrics, attempts, prompts = ServiceMetrics(store), FailedAttempts(), PromptProcess(store, settings)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
+        prompts.close()
         store.close()
 
     app = FastAPI(
@@ -60,13 +63,13 @@ def create_app(store: ServiceStore, settings: ServiceSettings, dashboard: MountD
     add_login(app, router, store, attempts)
     add_studies(router, store, settings)
     add_results(router, store)
-    add_points(router, store, settings)
+    add_points(router, store, settings, prompts)
     add_live(router, store, settings)
     add_files(router, store)
     app.include_router(router)
     answer_with_problems(app)
     complete_document(app)
-    sources = {} if dashboard is None else dashboard(app, store, is_editor)
+    sources = {} if dashboard is None else dashboard(app, store, is_editor, prompts)
     # From the outermost to the innermost.
     app.user_middleware[:0] = [
         Middleware(Hardened, policy=content_policy(sources)),

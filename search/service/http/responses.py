@@ -287,6 +287,22 @@ class ScheduleFile(BaseModel):
     settings: dict[str, Any]
 
 
+class PromptAnswer(BaseModel):
+    """A prompt under the schedule of a trial, with what both models answer."""
+
+    study: str
+    trial: int
+    overall_sparsity: float
+    router: str = Field(description="Kind of its router.")
+    n_tokens: int = Field(description="Tokens of the prompt, with special ones that the tokenizer puts before it.")
+    n_blocks: int = Field(description="Blocks of the model.")
+    tokens: list[str] = Field(description="The prompt as the model reads it, piece by piece.")
+    blocks_run: list[float] = Field(description="Number of blocks that each piece runs; a half counts half.")
+    dense: str = Field(description="Answer of the dense model; empty where it ends the text at once.")
+    pruned: str = Field(description="Answer under the schedule.")
+    flops_saved: float = Field(description="Share of the operations of the dense model's prefill.")
+
+
 class RouterAnswer(_Record):
     """A distilled router, without its weights."""
 

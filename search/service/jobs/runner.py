@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ftp_core.errors import CoreError
-from ftp_core.loading.model_source import NAMED
 from search.config.run_config import RunConfig
-from search.errors import ConfigError, SearchError
+from search.errors import SearchError
 from search.service.jobs.event_log import EventLog, console_of
 from search.service.rules.roots import Reach, check_reach
 from studies import LeaseLostError, StorageError, StudiesError, StudyBusyError, StudyNotFoundError, StudyStore
@@ -200,9 +199,7 @@ class Runner:
         name = submission.name
         study = store.studies.get(name)
         config = RunConfig.stored(study.config, **submission.changes)
-        _check_model(config)
-        if self._reach is not None:
-            check_reach(config, name, self._reach)
+        check_reach(config, name, self._reach)
         # They load torch and transformers.
         from search.pipeline.create import reopened
         from search.pipeline.preflight import check_search
@@ -263,9 +260,3 @@ class Runner:
             if self._running == name:
                 self._stops_run = True
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-
-
-def _check_model(config: RunConfig) -> None:
-    """Raises `ConfigError` if a folder in the working directory hides a model of the Hub."""
-    if config.model not in NAMED and not os.path.isabs(config.model) and Path(config.model).exists():
-        raise ConfigError(f"The model is {config.model!r}, and a folder of this name is in the way: start elsewhere.")

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 import subprocess
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from search.config.run_config import STORAGE_VARIABLE
-from search.module_path import leading_folders
-
-PARENT_VARIABLE = "FTP_SEARCH_PARENT"
+from search.service.jobs.children import environment
 
 _LOOK_EVERY_S = 0.5
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
@@ -37,13 +33,7 @@ class RunnerProcesses:
 
     def __init__(self, number: int, command: Sequence[str], storage: str) -> None:
         self._command = list(command)
-        self._environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(leading_folders()),
-            # Not an argument: the URL may hold a password, and all users of the machine can read arguments.
-            STORAGE_VARIABLE: storage,
-            PARENT_VARIABLE: str(os.getpid()),
-        }
+        self._environment = environment(storage)
         self._places = [_Place() for _ in range(number)]
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._keep_running, name="runner processes", daemon=True)

@@ -18,7 +18,7 @@ from starlette.routing import Match, Mount
 
 from ftp_core.errors import CoreError
 from search.config.run_config import RunConfig
-from search.errors import SearchError, UnfinishedError
+from search.errors import BusyError, DeadlineError, SearchError, UnfinishedError
 from search.service.rules.plain_pages import is_opened, plain_page
 from studies import StorageError, StudiesError, StudyBusyError, StudyExistsError, StudyNotFoundError
 from studies.service.submissions import NotSubmittedError
@@ -130,6 +130,10 @@ def problem_of(error: Exception, request: Request) -> Response:
         return problem(409, "A study of this name exists: choose another name, resume it, or delete it first.")
     if isinstance(error, (StudyBusyError, NotSubmittedError, UnfinishedError)):
         return problem(409, str(error))
+    if isinstance(error, BusyError):
+        return problem(503, str(error), {"Retry-After": "10"})
+    if isinstance(error, DeadlineError):
+        return problem(504, str(error))
     if isinstance(error, StorageError):
         # Its text names the database.
         _log.error("%s %s: %s", request.method, request.url.path, error)

@@ -25,6 +25,17 @@ from studies import StudyRecord, StudyStore, Trial
 _MAX_CHECKED_BYTES = 64 * 2**20
 
 
+# Characters of somebody's own prompt, and tokens of an answer to it.
+MAX_PROMPT = 200_000
+DEFAULT_NEW_TOKENS, MAX_NEW_TOKENS = 32, 512
+
+
+def _worded(text: str) -> str:
+    if not text.strip():
+        raise ValueError("expected a prompt of some words")
+    return text
+
+
 class _Settings(BaseModel):
     """Settings of a study; missing ones have their defaults."""
 
@@ -83,6 +94,17 @@ class ResumeRequest(_ChangedSettings):
     """Settings of a study that change as it is resumed."""
 
     model_config = ConfigDict(json_schema_extra={"example": {"trials": 1000, "also_measure": [57]}})
+
+
+class PromptRequest(BaseModel):
+    """Somebody's own prompt."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"example": {"text": "Tom has the red ball. Who has it?", "new_tokens": 32}}
+    )
+
+    text: Annotated[str, AfterValidator(_worded)] = Field(max_length=MAX_PROMPT, description="The prompt.")
+    new_tokens: int = Field(DEFAULT_NEW_TOKENS, ge=1, le=MAX_NEW_TOKENS, description="Most tokens of an answer.")
 
 
 def checked_study(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -140,24 +141,41 @@ def check_makeable(out: Path) -> None:
         raise ConfigError(f"out is {str(out)!r}, and {str(nearest)!r} is a file: expected a new or an empty folder.")
 
 
-def check_reach(config: RunConfig, name: str, reach: Reach) -> None:
+def check_reach(config: RunConfig, name: str, reach: Reach | None) -> None:
     """Raises `ConfigError` for a study whose files lie out of a runner's reach, symbolic links resolved."""
-    model, data, out = config.model, config.data, str(config.folder(name))
+    check_model_reach(config, reach)
+    if reach is None:
+        return
+    data, out = config.data, str(config.folder(name))
     writable = (*reach.roots, reach.out)
-    is_known = model in NAMED or (reach.hub and _is_hub_id(model))
-    # A relative path would name a model of the Hub if the folder is missing.
-    if not is_known and not (Path(model).is_absolute() and _lies_below(model, reach.roots)):
-        raise _outside("model", model, reach.roots)
     for field, value in (("data", data), ("test_data", config.test_data)):
         for source in parse_sources(value) if value else ():
             if not source.is_path:
                 _check_named(source, reach.hub, field)
             elif not _all_below(source.name, reach.roots):
                 raise _outside(field, source.name, reach.roots)
-    if config.adapter is not None and not _lies_below(config.adapter, reach.roots):
-        raise _outside("adapter", config.adapter, reach.roots)
     if not _lies_below(out, writable):
         raise _outside("out", out, writable)
+
+
+def check_model_reach(config: RunConfig, reach: Reach | None) -> None:
+    """Raises `ConfigError` for a model that lies out of a process's reach, or that a folder hides.
+
+    Args:
+        config: Configuration of its study.
+        reach: Reach of the process; None for any file.
+    """
+    model = config.model
+    if model not in NAMED and not os.path.isabs(model) and _holds(Path(model).exists):
+        raise ConfigError(f"The model is {model!r}, and a folder of this name is in the way: start elsewhere.")
+    if reach is None:
+        return
+    is_known = model in NAMED or (reach.hub and _is_hub_id(model))
+    # A relative path would name a model of the Hub if the folder is missing.
+    if not is_known and not (Path(model).is_absolute() and _lies_below(model, reach.roots)):
+        raise _outside("model", model, reach.roots)
+    if config.adapter is not None and not _lies_below(config.adapter, reach.roots):
+        raise _outside("adapter", config.adapter, reach.roots)
 
 
 def _out_of_sight(out: Path, error: OSError) -> ConfigError:
@@ -177,8 +195,8 @@ def _holds(question: Callable[[], bool]) -> bool:
 
 def _outside(field: str, value: str, folders: Sequence[Path]) -> ConfigError:
     return ConfigError(
-        f"{field} is {value!r}, which lies below no folder that this runner was started with: expected a path below "
-        f"{' or '.join(map(str, folders))}. Start a runner with its folder as --root."
+        f"{field} is {value!r}, which lies below no folder that this process was started with: expected a path below "
+        f"{' or '.join(map(str, folders))}. Start it with that folder as --root."
     )
 
 

@@ -21,6 +21,7 @@ class ServiceSettings:
     max_streams_each: int = 16  # most of them with the same token
     max_body_bytes: int = 2**20  # most bytes in the body of a request
     body_s: float = 30.0  # seconds until the body of a request must have come
+    prompt_s: float = 300.0  # most seconds in which somebody's own prompt is answered, loading of the model included
 
 
 def is_loopback(host: str) -> bool:

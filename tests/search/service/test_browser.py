@@ -19,6 +19,8 @@ import uvicorn
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from dashboards.app.data_source import Watch
+from search.config.run_config import RunConfig
+from search.problem.objectives import OBJECTIVES
 from search.service.dashboard import dashboard
 from search.service.http.app import create_app
 from search.service.rules.settings import ServiceSettings
@@ -264,6 +266,41 @@ def test_the_trials_that_one_was_made_from_are_a_click_away(
         page.get_by_role("button", name="Measure trial 9 on validation items and on the clock").click()
         expect(page.locator("#study-said")).to_have_text("made up: measures trial 9 as soon as a runner is free.")
         assert store.queue.waiting() == ["made up"]
+        page.get_by_role("button", name="Ask trial 9 your own prompt").click()
+        expect(page.get_by_role("radio", name="Prompts")).to_be_checked()
+        expect(page.locator("#prompt-trial")).to_have_value("9")
+        page.get_by_role("button", name="Ask", exact=True).click()
+        expect(page.get_by_role("alert")).to_have_text("text is '': expected a prompt of some words.")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")])
+def test_ones_own_prompt_is_shaded_and_answered_by_both_models(
+    chromium: Browser, address: str, store: ServiceStore, width: int, scheme: str
+) -> None:
+    store.studies.create("own", RunConfig(workers=1, device="cpu").model_dump(), OBJECTIVES)
+    store.trials.append("own", records.TRIALS[0])
+    store.trials.append("own", replace(records.TRIALS[0], number=1, schedule=(0.0,) * 4 + (0.6,) * 8))
+    text = "Tom has the red ball. Question: who has the red ball? Answer:"
+    with opened(chromium, address, "own-prompt", width, scheme) as page:
+        page.goto("/study/own?tab=prompts&trial=1")
+        page.get_by_label("Text").fill(text)
+        page.get_by_label("new tokens, at most").fill("5")
+        page.get_by_role("button", name="Ask", exact=True).click()
+        expect(page.get_by_role("button", name="Ask", exact=True)).to_be_disabled()
+        expect(page.get_by_text("The model is loaded, and both answer.")).to_be_visible()
+        page.wait_for_selector("#prompt-answer .prompt", timeout=240_000)
+        expect(page.locator("#prompt-answer > p").first).to_contain_text(
+            "Trial 1: overall sparsity 40.0%, static router"
+        )
+        shown = page.locator("#prompt-answer .tokens span")
+        assert "".join(shown.all_inner_texts()).strip() == text
+        # The last token runs every block by the static router, and one in the middle the first four alone.
+        titles = shown.evaluate_all("tokens => tokens.map((one) => one.title)")
+        assert (titles[-1], titles[2]) == ("12 blocks", "4 blocks")
+        assert page.locator("#prompt-answer dt").all_inner_texts() == ["dense", "pruned"]
+        expect(page.get_by_role("button", name="Ask", exact=True)).to_be_enabled()
+        fits(page, width)
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,8 @@ def test_everything_that_the_api_does_the_client_does(store: ServiceStore, serve
         assert len(client.hypervolume(name)["items"]) == 2 and client.routers(name) == []
         assert client.runners() == [] and client.measurements(name, split="test") == []
         assert client.stages(name)["progress"]["ahead"] == 0 and client.export(name, 1)["trial"] == 1
+        with pytest.raises(ServiceError, match="text is ' ': expected a prompt of some words"):
+            client.prompt(name, 1, " ", new_tokens=3)
         with pytest.raises(ServiceError, match="selected no trial yet"):
             client.selection(name)
         store.events.add(name, [("log", {"text": "hello"})])

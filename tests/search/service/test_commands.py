@@ -13,7 +13,8 @@ import pytest
 
 from search.client import Client, ServiceError
 from search.config.run_config import STORAGE_VARIABLE
-from search.service.jobs.runner_processes import PARENT_VARIABLE, RunnerProcesses
+from search.service.jobs.children import PARENT_VARIABLE
+from search.service.jobs.runner_processes import RunnerProcesses
 from studies import StudyState
 from studies.service.service_store import ServiceStore
 from tests.search.command import Result, run_here

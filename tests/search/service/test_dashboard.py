@@ -35,6 +35,7 @@ from dashboards.app.views import FIGURES, Views
 from search.config.run_config import HEADINGS, SUBMITTABLE, RunConfig
 from search.config.sweep_plan import read_sweep, repeated
 from search.service.dashboard import actions, dashboard, form_field
+from search.service.jobs.prompt_process import PromptProcess
 from search.service.rules.settings import ServiceSettings
 from studies import StorageError, StudyState
 from studies.pareto import RUINED_KL, FrontVolume
@@ -74,7 +75,7 @@ def watch(store: ServiceStore) -> Watch:
 @pytest.fixture
 def unused(store: ServiceStore, watch: Watch, settings: ServiceSettings) -> TrialActs:
     """Buttons that a reader does not see."""
-    return TrialActs(watch, actions(store, settings), lambda: False)
+    return TrialActs(watch, actions(store, settings, PromptProcess(store, settings)), lambda: False)
 
 
 # What a page sends beside the path of its address.
@@ -224,7 +225,7 @@ def test_a_reader_sees_pages_but_no_buttons(
 
 
 def test_the_list_says_where_studies_stand(store: ServiceStore, watch: Watch, settings: ServiceSettings) -> None:
-    page = StudiesPage(watch, actions(store, settings), lambda: True)
+    page = StudiesPage(watch, actions(store, settings, PromptProcess(store, settings)), lambda: True)
     assert "No studies" in text_of(page.layout(""))
     filled(store)
     filled(store, SCRIPT)
@@ -258,7 +259,7 @@ def ids_of(component: Any) -> set[str]:
 
 
 def test_ids_of_components_hold_no_text_of_users(store: ServiceStore, watch: Watch, settings: ServiceSettings) -> None:
-    name, may = "nämé", actions(store, settings)
+    name, may = "nämé", actions(store, settings, PromptProcess(store, settings))
     filled(store, name)
     store.trials.append(name, replace(records.TRIALS[9], number=200, parents=(9,), proposer=name))
     exploring = Exploring(watch, TrialActs(watch, may, lambda: True))
@@ -329,7 +330,7 @@ def test_what_runs_is_said_on_the_list_and_on_the_page(
     config = {"trials": 300, "router_steps": 80}
     for name in ("first", "second", "third"):
         store.create_submitted(name, config, ("kl", "latency_ms"))
-    may = actions(store, settings)
+    may = actions(store, settings, PromptProcess(store, settings))
     study, studies = StudyPage(watch, may, lambda: True), StudiesPage(watch, may, lambda: True)
 
     def said(name: str) -> str:
@@ -376,7 +377,7 @@ def test_a_list_of_many_studies_is_searched_sorted_and_turned(
         store.studies.create(f"study {number:02}", config, ("kl", "latency_ms"))
         if number % 3 == 0:
             store.runs.set_state(f"study {number:02}", StudyState.FINISHED)
-    page = StudiesPage(watch, actions(store, settings), lambda: True)
+    page = StudiesPage(watch, actions(store, settings, PromptProcess(store, settings)), lambda: True)
     lines = watch.lines()
 
     def names(*chosen: str) -> list[str]:
@@ -416,7 +417,9 @@ def test_a_page_shows_what_its_address_asks_for_if_it_can(
     store: ServiceStore, watch: Watch, settings: ServiceSettings, search: str, view: str, number: int | None
 ) -> None:
     filled(store)
-    page = StudyPage(watch, actions(store, settings), lambda: True).layout("made up", asked_of(search))
+    page = StudyPage(watch, actions(store, settings, PromptProcess(store, settings)), lambda: True).layout(
+        "made up", asked_of(search)
+    )
     shown = [one.id["view"] for one in page.children if getattr(one, "hidden", None) is False]
     assert shown == [view]
     assert page["view"].value == view and getattr(page["selected"], "data", None) == number
@@ -440,7 +443,7 @@ def test_studies_of_a_sweep_are_marked_and_filtered(
     assert [one.summary.name for one in listed(watch.lines(), "", "", "name", "1", "mine").lines] == [
         *("mine-s0", "mine-s1", "mine-s2")
     ]
-    page = StudiesPage(watch, actions(store, settings), lambda: True)
+    page = StudiesPage(watch, actions(store, settings, PromptProcess(store, settings)), lambda: True)
     content, known, *_ = page.rows(1, None, *ALL, None)
     assert known == ["grid", "mine"] and "sweep=grid" in text_of(content)
     assert "1 of 15" not in page.rows(1, None, *ALL[:-1], "mine", None)[3] == "3 of 15 studies"
@@ -464,7 +467,7 @@ def test_the_list_says_when_studies_changed_and_who_submitted_them(store: Servic
 def test_one_that_fails_does_not_keep_the_other_chosen_studies_from_being_deleted(
     store: ServiceStore, watch: Watch, settings: ServiceSettings
 ) -> None:
-    may = actions(store, settings)
+    may = actions(store, settings, PromptProcess(store, settings))
     for name in ("a", "b", "busy"):
         store.studies.create(name, {"model": "demo"}, ("kl", "latency_ms"))
     store.queue.submit("busy")
@@ -480,7 +483,7 @@ def test_one_that_fails_does_not_keep_the_other_chosen_studies_from_being_delete
 
 def test_whoever_is_no_editor_changes_nothing(store: ServiceStore, watch: Watch, settings: ServiceSettings) -> None:
     filled(store)
-    may = actions(store, settings)
+    may = actions(store, settings, PromptProcess(store, settings))
     assert "only editors" in StudiesPage(watch, may, lambda: False).delete(1, "made up")[0]
     assert "only editors" in StudyPage(watch, may, lambda: False).press("resume", "made up", None)[0]
     outcome = NewPage(may, lambda: False).create({"name": "mine"})
@@ -492,7 +495,7 @@ def test_editors_measure_select_and_save_the_trial_that_they_look_at(
     store: ServiceStore, watch: Watch, settings: ServiceSettings, unused: TrialActs
 ) -> None:
     filled(store)
-    may = actions(store, settings)
+    may = actions(store, settings, PromptProcess(store, settings))
     acts = TrialActs(watch, may, lambda: True)
     shown = text_of(Exploring(watch, acts).panel(9, None, "made up"))
     assert all(f'"do": "{what}", "trial": 9' in shown for what in ("measure", "select", "export"))
@@ -516,7 +519,7 @@ def test_editors_measure_select_and_save_the_trial_that_they_look_at(
 
 def test_a_verb_that_no_button_has_does_nothing(store: ServiceStore, watch: Watch, settings: ServiceSettings) -> None:
     filled(store)
-    may = actions(store, settings)
+    may = actions(store, settings, PromptProcess(store, settings))
     for what in ("frobnicate", "", "Delete", "None"):
         for said in (
             StudiesPage(watch, may, lambda: True).press(what, "made up")[0],
@@ -531,7 +534,7 @@ def test_trials_that_are_no_whole_number_are_refused(
     store: ServiceStore, watch: Watch, settings: ServiceSettings, typed: str
 ) -> None:
     filled(store)
-    page = StudyPage(watch, actions(store, settings), lambda: True)
+    page = StudyPage(watch, actions(store, settings, PromptProcess(store, settings)), lambda: True)
     assert "expected a whole number" in page.press("resume", "made up", typed)[0]
     assert store.queue.get("made up") is None
 
@@ -539,7 +542,7 @@ def test_trials_that_are_no_whole_number_are_refused(
 def test_the_form_has_every_setting_and_creates_what_it_says(
     store: ServiceStore, watch: Watch, settings: ServiceSettings
 ) -> None:
-    may = actions(store, settings)
+    may = actions(store, settings, PromptProcess(store, settings))
     assert {one.name for one in may.fields} == set(SUBMITTABLE)
     page = NewPage(may, lambda: True)
     values = {
@@ -578,13 +581,13 @@ def test_the_form_says_which_field_is_wrong(
     store: ServiceStore, settings: ServiceSettings, values: dict[str, str], field: str
 ) -> None:
     store.studies.create("there", {}, ("kl", "latency_ms"))
-    outcome = NewPage(actions(store, settings), lambda: True).create(values)
+    outcome = NewPage(actions(store, settings, PromptProcess(store, settings)), lambda: True).create(values)
     assert isinstance(outcome, RefusedError) and outcome.field == field, outcome
     assert len(store.studies.summaries()) == 1
 
 
 def test_the_form_says_everything_that_is_wrong_at_once(store: ServiceStore, settings: ServiceSettings) -> None:
-    page = NewPage(actions(store, settings), lambda: True)
+    page = NewPage(actions(store, settings, PromptProcess(store, settings)), lambda: True)
     values = {
         "trials": "many",
         "seed": "-1",
@@ -608,7 +611,7 @@ def test_the_form_says_of_paths_and_names_what_creating_would_say(
     store: ServiceStore, settings: ServiceSettings, tmp_path: Path
 ) -> None:
     store.create_submitted("there", {"out": str(tmp_path / "root" / "results")}, ("kl", "latency_ms"))
-    page = NewPage(actions(store, settings), lambda: True)
+    page = NewPage(actions(store, settings, PromptProcess(store, settings)), lambda: True)
     wrong = {
         **{"name": "there", "model": "absent", "data": "/etc/passwd", "test_data": "absent.jsonl", "adapter": "/etc"},
         **{"out": "results", "warm_start": "nobody", "seed": "-1"},
@@ -633,7 +636,7 @@ def test_the_form_says_of_paths_and_names_what_creating_would_say(
 def test_a_form_that_is_filled_in_like_a_study_makes_one_of_the_same_settings(
     store: ServiceStore, settings: ServiceSettings
 ) -> None:
-    page = NewPage(actions(store, settings), lambda: True)
+    page = NewPage(actions(store, settings, PromptProcess(store, settings)), lambda: True)
     values = {
         **{"name": "first", "trials": "20", "target_sparsity": "0.3", "dense_blocks": "0, -1", "cost": "flops"},
         **{"deterministic": ["on"], "new_tokens": "16, 128", "keep_first": "system", "seconds": "1e3"},
@@ -658,7 +661,7 @@ def test_the_form_offers_editors_what_the_roots_hold(
     store: ServiceStore, settings: ServiceSettings, tmp_path: Path
 ) -> None:
     (tmp_path / "root" / "secret.jsonl").touch()
-    may = actions(store, settings)
+    may = actions(store, settings, PromptProcess(store, settings))
     assert "secret.jsonl" in text_of(NewPage(may, lambda: True).layout(""))
     reader = NewPage(may, lambda: False)
     assert "secret.jsonl" not in text_of(reader.layout(""))
@@ -677,7 +680,7 @@ def test_fields_are_of_the_kind_that_settings_are() -> None:
 
 def test_a_study_is_drawn_in_all_its_views(store: ServiceStore, watch: Watch, settings: ServiceSettings) -> None:
     filled(store)
-    page = StudyPage(watch, actions(store, settings), lambda: True)
+    page = StudyPage(watch, actions(store, settings, PromptProcess(store, settings)), lambda: True)
     text = text_of(page.layout("made up"))
     assert "made up" in text and f"trial {records.REFINED.number}" in text
     assert "No such study" in text_of(page.layout("other"))
@@ -715,7 +718,9 @@ def test_the_pages_of_a_study_and_of_comparisons_begin_with_the_verdict_of_its_r
     verdict = ReportData(study, trials, measured, [], store.results.examples("made up")).verdict
     assert "is better than a prompt shortened by 30%" in verdict and "item" not in verdict
     said = json.dumps(verdict)[1:-1]
-    page = text_of(StudyPage(watch, actions(store, settings), lambda: False).layout("made up"))
+    page = text_of(
+        StudyPage(watch, actions(store, settings, PromptProcess(store, settings)), lambda: False).layout("made up")
+    )
     assert said in page and "ftp-search export 'made up' DIRECTORY" in page
     assert page.index(said) < page.index(json.dumps(records.SELECTION.reason)[1:-1])
     compare = ComparePage(watch)
@@ -778,7 +783,7 @@ def test_trials_that_are_predicted_anew_are_drawn_anew(
     store: ServiceStore, watch: Watch, settings: ServiceSettings
 ) -> None:
     filled(store)
-    page = StudyPage(watch, actions(store, settings), lambda: True)
+    page = StudyPage(watch, actions(store, settings, PromptProcess(store, settings)), lambda: True)
     assert "Latency: dense " in text_of(page.layout("made up"))
     before, version = watch.found("made up"), watch.version("made up")
     again = [replace(t, values=(t.values[0], 9.0)) for t in store.trials.of("made up") if t.values is not None]
@@ -798,7 +803,7 @@ def test_a_page_that_the_database_does_not_answer_for_says_so_and_is_shown_once_
     store: ServiceStore, watch: Watch, settings: ServiceSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     filled(store)
-    study = StudyPage(watch, actions(store, settings), lambda: True)
+    study = StudyPage(watch, actions(store, settings, PromptProcess(store, settings)), lambda: True)
     frame = Frame({"study": study, "compare": ComparePage(watch)})
     compare = ComparePage(watch)
     version = watch.version("made up")

@@ -300,7 +300,7 @@ def test_every_answer_carries_headers_that_browsers_heed(client: TestClient) -> 
 def test_a_dashboard_is_behind_the_same_door(make_client: MakeClient, reader: dict[str, str]) -> None:
     seen: list[bool] = []
 
-    def dashboard(app: FastAPI, _: ServiceStore, is_editor: Any) -> Mapping[str, Sequence[str]]:
+    def dashboard(app: FastAPI, _: ServiceStore, is_editor: Any, __: Any) -> Mapping[str, Sequence[str]]:
         @app.get("/")
         def page() -> HTMLResponse:
             seen.append(is_editor())

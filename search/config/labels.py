@@ -61,5 +61,5 @@ def _checked_tag(tag: str) -> str:
     elif len(normalised(tag)) > MAX_TAG_LENGTH:
         problem = f"at most {MAX_TAG_LENGTH} characters"
     if problem is not None:
-        raise ConfigError(f"tags has {tag!r}: expected {problem}.")
+        raise ConfigError(f"tags have {tag!r}: expected {problem}.")
     return normalised(tag)

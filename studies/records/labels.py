@@ -12,3 +12,6 @@ class Labels:
     tags: tuple[str, ...] = ()
     note: str = ""  # empty for none
     sweep: str | None = None  # name of the sweep that made it; None for a study by itself
+
+
+NO_LABELS = Labels()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from studies.records.labels import Labels
+from studies.records.labels import NO_LABELS, Labels
 from studies.records.study_facts import Origin, StudyFacts
 
 
@@ -193,7 +193,7 @@ class StudySummary:
     created_at: datetime
     model: str
     data: str
-    labels: Labels = Labels()
+    labels: Labels = NO_LABELS
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,7 @@ class StudyRecord:
     objectives: tuple[str, ...]
     facts: StudyFacts
     chosen_trial: int | None
-    labels: Labels = Labels()
+    labels: Labels = NO_LABELS
 
     @property
     def origin(self) -> Origin:

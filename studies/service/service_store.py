@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from studies.records.labels import Labels
+from studies.records.labels import NO_LABELS, Labels
 from studies.records.study_facts import Origin
 from studies.service.overviews import StudyOverview, read_overviews
 from studies.service.run_events import Events
@@ -52,7 +52,7 @@ class ServiceStore(StudyStore):
         objectives: Sequence[str],
         by: str | None = None,
         replaces: Collection[Origin] = (),
-        labels: Labels = Labels(),
+        labels: Labels = NO_LABELS,
     ) -> None:
         """Begins a study (see `Studies.begin`) and hands it to the runners: both happen, or neither.
 

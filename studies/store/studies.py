@@ -12,7 +12,7 @@ from optuna.study import StudyDirection
 from sqlalchemy.engine import Connection
 
 from studies.errors import StudyBusyError, StudyExistsError
-from studies.records.labels import Labels
+from studies.records.labels import NO_LABELS, Labels
 from studies.records.records import StudyRecord, StudyState, StudySummary
 from studies.records.study_facts import Origin, StudyFacts
 from studies.sql import schema
@@ -35,7 +35,7 @@ class Studies(Part):
         config: Mapping[str, Any],
         objectives: Sequence[str],
         replaces: Collection[Origin] = (),
-        labels: Labels = Labels(),
+        labels: Labels = NO_LABELS,
     ) -> StudyRecord:
         """Begins a study; see `begin`."""
         self.begin(name, config, objectives, replaces=replaces, labels=labels)
@@ -52,7 +52,7 @@ class Studies(Part):
         config: Mapping[str, Any],
         objectives: Sequence[str],
         replaces: Collection[Origin] = (),
-        labels: Labels = Labels(),
+        labels: Labels = NO_LABELS,
     ) -> None:
         """Begins a study that has its name through this store alone, until it takes the place of the one that has it.
 
@@ -121,7 +121,7 @@ class Studies(Part):
         objectives: Sequence[str],
         more: Callable[[Connection, int], None] = lambda connection, study_id: None,
         replaces: Collection[Origin] = (),
-        labels: Labels = Labels(),
+        labels: Labels = NO_LABELS,
     ) -> None:
         """Begins a study, with more that belongs to it, in one transaction.
 
@@ -143,7 +143,7 @@ class Studies(Part):
         def work(connection: Connection) -> None:
             study_id = insert_study(connection, name, [StudyDirection.MINIMIZE] * len(objectives))
             connection.execute(sa.insert(schema.search_run), {"study_id": study_id, **values})
-            if labels != Labels():
+            if labels != NO_LABELS:
                 connection.execute(sa.insert(schema.label), {"study_id": study_id, **_stored(labels)})
             more(connection, study_id)
 
@@ -208,7 +208,7 @@ class Studies(Part):
             # The study's row first: of two that label it at once, the second one would find no row to update.
             connection.execute(sa.select(_study.id).where(_study.id == study_id).with_for_update())
             row = connection.execute(sa.select(*_LABELS).where(_label.study_id == study_id)).first()
-            known = Labels() if row is None else _labels(row)
+            known = NO_LABELS if row is None else _labels(row)
             labels = replace(
                 known, tags=known.tags if tags is None else tuple(tags), note=known.note if note is None else note
             )

@@ -20,7 +20,7 @@ from schemathesis.specs.openapi.checks import (
 
 from search.service.auth.login import TokenShown
 from search.service.http.app import create_app
-from search.service.rules.requests import ResumeRequest, StudyRequest
+from search.service.rules.requests import LabelsRequest, ResumeRequest, StudyRequest
 from search.service.rules.settings import ServiceSettings
 from studies.service.service_store import ServiceStore
 from tests.studies.records import trial
@@ -51,10 +51,11 @@ def test_operations_say_what_they_do_who_may_and_what_is_sent(store: ServiceStor
     bodies = [one["requestBody"]["content"]["application/json"] for one in operations.values() if "requestBody" in one]
     for body in bodies:
         [named] = [one for one in body["schema"].get("anyOf", [body["schema"]]) if "$ref" in one]
-        made = {one.__name__: one for one in (StudyRequest, ResumeRequest, TokenShown)}[named["$ref"].split("/")[-1]]
+        sent = (StudyRequest, LabelsRequest, ResumeRequest, TokenShown)
+        made = {one.__name__: one for one in sent}[named["$ref"].split("/")[-1]]
         # What is given for an example can be sent.
         made.model_validate(schemas[made.__name__]["example"])
-    assert len(bodies) == 3
+    assert len(bodies) == 4
 
 
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)

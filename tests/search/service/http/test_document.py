@@ -18,10 +18,15 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from search.config.run_config import RunConfig
+from search.service.auth import login
 from search.service.auth.login import TokenShown
+from search.service.http import responses, result_responses
 from search.service.http.app import create_app
+from search.service.http.examples import ANSWERS, OF_OPERATIONS
 from search.service.rules.requests import LabelsRequest, ResumeRequest, StudyRequest
 from search.service.rules.settings import ServiceSettings
+from studies.records.study_facts import SHOWN_FACTS, StudyFacts
 from studies.service.service_store import ServiceStore
 from tests.studies.records import trial
 
@@ -56,6 +61,28 @@ def test_operations_say_what_they_do_who_may_and_what_is_sent(store: ServiceStor
         # What is given for an example can be sent.
         made.model_validate(schemas[made.__name__]["example"])
     assert len(bodies) == 4
+
+
+def test_every_answer_has_an_example_that_it_could_be(store: ServiceStore, tmp_path: Path) -> None:
+    app = create_app(store, ServiceSettings(out=tmp_path / "out"))
+    models = {name: one for module in (responses, result_responses, login) for name, one in vars(module).items()}
+    seen, kinds = set(), set()
+    for path, operations in app.openapi()["paths"].items():
+        for method, operation in operations.items():
+            for status, response in operation["responses"].items():
+                body = response.get("content", {}).get("application/json")
+                if not status.startswith("2") or body is None:
+                    continue
+                kind = body["schema"]["$ref"].rpartition("/")[-1]
+                # Nothing is missing, nothing is more, and everything is written as answers write it.
+                answer = models[kind].model_validate(body["example"])
+                assert answer.model_dump(mode="json") == body["example"], (method, path)
+                seen.add((method, path))
+                kinds.add(kind)
+    assert kinds == set(ANSWERS) and set(OF_OPERATIONS) < seen
+    study, file = ANSWERS["StudyAnswer"], ANSWERS["ScheduleFile"]
+    assert set(study["facts"]) <= set(SHOWN_FACTS) and StudyFacts(**study["facts"])
+    assert RunConfig.checked(str, **study["config"]) == RunConfig.checked(str, **file["settings"])
 
 
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)

@@ -75,7 +75,7 @@ ANSWERS: Mapping[str, Any] = {
     },
     "Measurements": {"items": [_MEASUREMENT]},
     "SelectionAnswer": {
-        **{"trial": 154, "router": None, "rule": "target", "reason": _REASON, "retention": 0.99},
+        **{"trial": 154, "router": None, "rule": "target_flops_saved", "reason": _REASON, "retention": 0.99},
         **{"cost": "flops", "latency": None},
     },
     "Routers": {

@@ -28,6 +28,7 @@ from dashboards.figures import (
 from dashboards.figures.measurements import measured_front
 from dashboards.report.html import render_report
 from dashboards.report.markdown import render_markdown
+from dashboards.report.plain_values import report_json
 from dashboards.report.summary import key_figures, summary_sentences
 from studies import Measurement, RouterRun, StudyRecord, StudyState, Trial, TrialState
 from studies.records.labels import Labels
@@ -253,6 +254,8 @@ def test_labels_stand_below_the_heading_as_text() -> None:
     page, markdown = render_report(data), render_markdown(data)
     assert "Of sweep grid<" in page and "Tags: paper, &lt;b&gt;<" in page and "see *this*\n| row<" in page
     assert "\n\nTags: paper, \\<b\\>\n\nsee \\*this\\* \\| row\n\n" in markdown
+    found = report_json(data)
+    assert (found["tags"], found["note"], found["sweep"]) == (["paper", "<b>"], labels.note, "grid")
     assert "Tags: " not in render_report(DATA) + render_markdown(DATA)
 
 

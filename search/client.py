@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from itertools import count
@@ -85,18 +85,35 @@ class Client:
         """Closes the connections."""
         self._http.close()
 
-    def create(self, name: str, **settings: Any) -> dict[str, Any]:
+    def create(self, name: str, *, tags: Sequence[str] = (), note: str = "", **settings: Any) -> dict[str, Any]:
         """Creates a study and queues it for the runners.
 
         Args:
             name: Name of the study, unique in the service.
+            tags: Short texts to find it by.
+            note: Note on it.
             settings: Fields of `RunConfig`; missing ones have their defaults.
         """
-        return self._json("POST", "/studies", json={"name": name, **settings})
+        said = {**({"tags": list(tags)} if tags else {}), **({"note": note} if note else {})}
+        return self._json("POST", "/studies", json={"name": name, **said, **settings})
 
-    def studies(self, state: str | None = None) -> Iterator[dict[str, Any]]:
-        """All studies, or those in a state, oldest first."""
-        given = {} if state is None else {"state": state}
+    def label(self, name: str, tags: Sequence[str] | None = None, note: str | None = None) -> dict[str, Any]:
+        """Gives a study other tags, or another note.
+
+        Args:
+            name: Name of the study.
+            tags: All tags that it has from now on; None to leave them.
+            note: Note that it has from now on, empty for none; None to leave it.
+        """
+        said = {**({} if tags is None else {"tags": list(tags)}), **({} if note is None else {"note": note})}
+        return self._json("PATCH", f"{_study(name)}/labels", json=said)
+
+    def studies(
+        self, state: str | None = None, tag: str | None = None, sweep: str | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """All studies, or those in a state, with a tag, or of a sweep, oldest first."""
+        asked = {"state": state, "tag": tag, "sweep": sweep}
+        given = {key: value for key, value in asked.items() if value is not None}
         for offset in count(0, _PAGE):
             page = self._json("GET", "/studies", params={**given, "offset": offset, "limit": _PAGE})
             yield from page["items"]

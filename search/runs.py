@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.config.file import PATHS, anchored
+from search.config.labels import checked_labels
 from search.config.run_config import DEFAULT_STORAGE, RESUMABLE, RunConfig
 from search.config.study_name import checked_study_name
 from search.errors import ConfigError
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 def run(
     name: str = "study",
     *,
+    tags: Sequence[str] = (),
+    note: str = "",
     storage: str = DEFAULT_STORAGE,
     overwrite: bool = False,
     track: str = "",
@@ -39,6 +43,8 @@ def run(
 
     Args:
         name: Name of the study.
+        tags: Short texts to find it by.
+        note: Note on it.
         storage: URL of the database, `sqlite:///PATH` or `postgresql+psycopg://USER:PASSWORD@HOST/DATABASE`.
         overwrite: Whether a study of this name is replaced, and its results.
         track: Trackers that are told of the run, separated by commas: mlflow, wandb, tensorboard.
@@ -60,10 +66,10 @@ def run(
         >>> study.best().schedule  # doctest: +SKIP
     """
     name = checked_study_name(name, "name")
-    config = RunConfig.checked(str, **_absolute(settings))
+    config, labels = RunConfig.checked(str, **_absolute(settings)), checked_labels(tags, note)
     check_writable(config.folder(name))
     with (
-        begun(name, config, storage, make_view(quiet, track), overwrite) as (store, opening),
+        begun(name, config, storage, make_view(quiet, track), overwrite, labels=labels) as (store, opening),
         store.runs.lease(name) as lease,
     ):
         opening(lease).run(partial(write_reports, store, name))

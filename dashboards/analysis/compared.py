@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,11 @@ from studies.records.objectives import reference_text, shown_volume, volume_unit
 
 # Where a study runs, and where its results go, is no difference between results.
 _OF_THE_MACHINE = ("out", "ray_address")
+# Settings of where a study runs: seeds that run on several machines belong together all the same.
+WHERE_IT_RUNS = {
+    *("device", "dtype", "device_map", "workers", "gpu_workers", "gpu_share"),
+    *("ray_address", "trial_timeout", "prefix_mb", "export", "out"),
+}
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,12 @@ def volumes_table(volumes: Volumes, studies: Mapping[str, Found]) -> Table:
         tuple(rows),
         f"Up to the same corner for all studies: {corner}. Each front is of what its study searched on.",
     )
+
+
+def but_for_seed(config: Mapping[str, Any]) -> str:
+    """What is the same for studies that differ in their seed, and in where they run, alone."""
+    left_out = {"seed", *WHERE_IT_RUNS}
+    return json.dumps({key: config[key] for key in sorted(config) if key not in left_out}, default=str)
 
 
 def differing_settings(configurations: Mapping[str, Mapping[str, Any]]) -> Table:

@@ -79,6 +79,13 @@ class ReportData:
         return StudyState.FINISHED.value if running == ["report"] else self.study.state.value
 
     @property
+    def labels(self) -> list[str]:
+        """The study's sweep, tags and note, a line each, as far as it has them."""
+        own = self.study.labels
+        lines = [f"Of sweep {own.sweep}" if own.sweep else "", f"Tags: {', '.join(own.tags)}" if own.tags else ""]
+        return [line for line in (*lines, own.note) if line]
+
+    @property
     def cost(self) -> Objective:
         """Cost that the study trades KL against."""
         return objective(self.study.objectives[1] if len(self.study.objectives) > 1 else DEFAULT_COST)

@@ -45,6 +45,7 @@ class Actions:
     stop: Callable[[str], None]
     resume: Callable[[str, Mapping[str, Any]], None]  # lets it go on with changed settings
     delete: Callable[[str], None]
+    label: Callable[[str, Mapping[str, str]], None]  # changes tags, which commas separate, and the note
     measure: Callable[[str, int], None]  # lets a finished one go on to measure a trial, too
     select: Callable[[str, int], None]  # the same, and to select that trial
     export: Callable[[str, int], Mapping[str, Any]]  # the schedule of a trial with its settings, as plain values

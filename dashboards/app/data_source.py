@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from hashlib import sha256
 from typing import Any
 
+from dashboards.analysis.compared import but_for_seed
 from dashboards.analysis.records import ReportData
 from dashboards.analysis.run_progress import QueuePlaces, RunProgress, progress_of, run_progress
 from dashboards.analysis.trials import Found
@@ -41,6 +43,8 @@ class Line:
     figures: Mapping[str, float]  # last figures of its run: trials, trials_per_s, knee_kl, knee_cost, ...
     best: tuple[float, ...] | None  # KL and cost of the trial to take, or of the knee; None where it is not known
     cost: str  # name of the second objective
+    seed: int | None
+    but_for_seed: str  # the same for studies that differ in their seed alone
     progress: RunProgress
 
 
@@ -117,6 +121,7 @@ class Watch:
             standing.progress.queue,
             standing.progress.has_runner,
             len(standing.study.facts.model_fields_set),
+            sha256(repr(standing.study.labels).encode()).hexdigest()[:8],
             *(f"{one.name}={one.state.value}" for one in standing.stages),
         ]
         return " ".join(map(str, parts))
@@ -205,6 +210,8 @@ def _line(one: StudyOverview, submission: Submission | None, queue: QueuePlaces)
         figures=figures,
         best=best,
         cost=one.objectives[1] if len(one.objectives) > 1 else "",
+        seed=seed if isinstance(seed := one.config.get("seed"), int) else None,
+        but_for_seed=but_for_seed(one.config),
         progress=run_progress(
             state,
             None if state.is_at_rest else one.stage,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from hashlib import sha256
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import plotly.graph_objects as go
 from dash import dcc, html
@@ -52,11 +52,17 @@ def study_address(name: str) -> str:
     return f"/study/{quote(name, safe='')}"
 
 
-def badge(state: RunState) -> html.Span:
-    """The state of a study: a sign, a colour and a word, since not everybody sees all three."""
-    words = _STATE_WORDS.get(state, state.value)
+def badge(state: RunState, n: int | None = None) -> html.Span:
+    """The state of a study, or of several: a sign, a colour and a word, since not everybody sees all three."""
+    words = _STATE_WORDS.get(state, state.value) if n is None else f"{n} {state.value}"
     sign = html.Span(_STATE_SIGNS[state], **attributes(aria_hidden="true"))
     return html.Span([sign, f" {words}"], className=f"badge {state.value}")
+
+
+def tag_links(tags: Sequence[str]) -> list[html.Div]:
+    """Tags, each of which leads to the studies that have it."""
+    links = [dcc.Link(tag, href=f"/?{urlencode({'tag': tag})}", className="tag") for tag in tags]
+    return [html.Div(links, className="tags")] if links else []
 
 
 def alert(text: str) -> html.Div:

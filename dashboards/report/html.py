@@ -62,6 +62,7 @@ def render_report(data: ReportData) -> str:
             chance=data.chance,
             next_steps=data.next_steps,
             state=data.state,
+            labels=data.labels,
             created=local_text(data.study.created_at),
             n_finished=states[TrialState.FINISHED],
             n_pruned=states[TrialState.PRUNED],

@@ -73,6 +73,7 @@ def render_markdown(data: ReportData) -> str:
             f"Model {study.config.get('model', '?')}, data {study.config.get('data', '?')}; "
             f"begun {local_text(study.created_at)}, {data.state}."
         ),
+        *(text(line) for line in data.labels),
         *(text(sentence) for sentence in summary_sentences(data)),
         *_titled("Results", _with_reading(results_table(data))),
         *_titled("On other data", _with_reading(elsewhere_table(data))),

@@ -34,6 +34,7 @@ def report_json(data: ReportData) -> dict[str, Any]:
             "state": data.state,
             "created_at": data.study.created_at.isoformat(),
             "title": data.title,
+            **asdict(data.study.labels),
             "verdict": data.verdict,
             "next": [asdict(step) for step in data.next_steps],
             "chance": data.chance,

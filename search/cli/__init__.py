@@ -8,6 +8,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -29,7 +30,7 @@ if "OMP_WAIT_POLICY" not in os.environ:
 from ftp_core.errors import CoreError
 from search.cli.database_commands import db, export_studies, import_studies
 from search.cli.log_level import LogLevel, is_debugging, set_log_level
-from search.cli.options import AsJson, Out, Storage, StudyName
+from search.cli.options import AsJson, Note, Out, Storage, StudyName, Tags
 from search.cli.profile import profile_command
 from search.cli.prompt import PROMPT_SETTINGS, prompt_command
 from search.cli.run_commands import (
@@ -48,7 +49,15 @@ from search.cli.settings import GroupedCommand, with_settings
 from search.cli.show import OPTUNAS, describe_optuna_study, describe_study
 from search.cli.solve import solve_command
 from search.cli.sweep import sweep_command
-from search.cli.tables import print_optuna_study, print_proposers, print_results, print_studies, print_verdict
+from search.cli.tables import (
+    print_labels,
+    print_optuna_study,
+    print_proposers,
+    print_results,
+    print_studies,
+    print_verdict,
+)
+from search.config.labels import checked_note, checked_tags
 from search.config.run_config import DEFAULT_STORAGE, OF_NEW_STUDIES, RESUMABLE, SUBMITTABLE, RunConfig
 from search.errors import ConfigError, SearchError
 from search.pipeline.early_checks import check_writable
@@ -163,10 +172,11 @@ def list_studies(context: typer.Context, storage: Storage = DEFAULT_STORAGE, as_
                 "created_at": s.created_at.isoformat(),
                 "model": s.model,
                 "data": s.data,
+                **asdict(s.labels),
             }
             for s in summaries
         ]
-        unknown = dict.fromkeys(("created_at", "model", "data"))
+        unknown: dict[str, Any] = {**dict.fromkeys(("created_at", "model", "data", "sweep")), "tags": [], "note": ""}
         rows += [{"name": one.name, "state": OPTUNAS, "trials": one.n_ended, **unknown} for one in optunas]
         print(json.dumps(rows))
     else:
@@ -191,6 +201,7 @@ def show(name: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: AsJson = 
         return
     pruned = f", {description['pruned_trials']} stopped early" if description["pruned_trials"] else ""
     console.print(f"study {name}: {description['state']}, {description['trials']} trials{pruned}")
+    print_labels(console, description)
     print_verdict(console, description)
     aside = LeftAside(**description["left_aside"])
     if aside.total:
@@ -223,6 +234,32 @@ def show(name: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: AsJson = 
         console.print(f"{known:.0%} of the block computations were known from other schedules")
     print_proposers(console, description)
     print_results(console, description)
+
+
+@app.command()
+def label(
+    name: StudyName,
+    tag: Tags = None,
+    no_tags: Annotated[bool, typer.Option("--no-tags", help="Take all tags away.")] = False,
+    note: Note = None,
+    storage: Storage = DEFAULT_STORAGE,
+    as_json: AsJson = False,
+) -> None:
+    """Change the tags and the note of a study, and print them; --tag names all tags that it has from now on.
+
+    Example: ftp-search label mine --tag paper --tag 1B --note "keys and values kept"
+    """
+    if tag and no_tags:
+        raise ConfigError("--tag names tags, and --no-tags takes all away: give one of them.")
+    tags = checked_tags(tag or ()) if tag or no_tags else None
+    said = None if note is None else checked_note(note)
+    with StudyStore(storage, create=False) as store:
+        changes = tags is not None or said is not None
+        labels = store.studies.label(name, tags, said) if changes else store.studies.get(name).labels
+    if as_json:
+        print(json.dumps({"name": name, **asdict(labels)}))
+        return
+    print_labels(Console(markup=False, highlight=False), asdict(labels))
 
 
 @app.command()

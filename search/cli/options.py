@@ -36,6 +36,11 @@ Model = Annotated[str, typer.Option("--model", help=SETTINGS["model"].descriptio
 Revision = Annotated[str | None, typer.Option("--revision", metavar="REVISION", help=SETTINGS["revision"].description)]
 Adapter = Annotated[str | None, typer.Option("--adapter", metavar="DIR", help=SETTINGS["adapter"].description)]
 DeviceMap = Annotated[str | None, typer.Option("--device-map", metavar="auto", help=SETTINGS["device_map"].description)]
+Tags = Annotated[
+    list[str] | None,
+    typer.Option("--tag", metavar="TAG", help="Tag to find the study by; may be repeated.", show_default=False),
+]
+Note = Annotated[str | None, typer.Option("--note", metavar="TEXT", help="Note on the study.", show_default=False)]
 ConfigFile = Annotated[
     Path | None,
     typer.Option("--config", metavar="FILE", help="YAML file with settings, as `ftp-search config` writes it."),

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from search.cli.options import AsJson, ConfigFile, Name, Overwrite, Quiet, Storage, StudyName, Track
+from search.cli.options import AsJson, ConfigFile, Name, Note, Overwrite, Quiet, Storage, StudyName, Tags, Track
 from search.cli.show import describe_study
 from search.cli.sweep import go_through
 from search.cli.tables import print_results, print_verdict
 from search.config.file import config_text, configured
+from search.config.labels import checked_labels
 from search.config.run_config import DEFAULT_STORAGE, SETTINGS, RunConfig
 from search.config.setting import option
 from search.config.study_name import checked_study_name, resume_command
@@ -69,6 +70,8 @@ def run_command(
     config: ConfigFile = None,
     repeats: Repeats = 1,
     settings: Mapping[str, Any],
+    tag: Tags = None,
+    note: Note = None,
     storage: Storage = DEFAULT_STORAGE,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
@@ -83,15 +86,15 @@ def run_command(
     name = checked_study_name(name, "--name")
     if repeats < 1:
         raise ConfigError(f"--repeats is {repeats}: expected at least 1.")
-    chosen = configured(config, settings)
+    chosen, labels = configured(config, settings), checked_labels(tag or (), note or "")
     check_writable(chosen.folder(name))
     view = make_view(quiet, "" if dry_run else track)
     if dry_run:
         _foresee(chosen, storage, view, as_json, repeats=repeats)
     elif repeats > 1:
-        go_through(repeated(name, chosen, repeats), storage, view, quiet, as_json, overwrite)
+        go_through(repeated(name, chosen, repeats), storage, view, quiet, as_json, overwrite, labels)
     else:
-        with begun(name, chosen, storage, view, overwrite, ends_at_once) as (store, opening):
+        with begun(name, chosen, storage, view, overwrite, ends_at_once, labels) as (store, opening):
             _go_on(lambda pipeline, report: pipeline.run(report), opening, store, name, as_json)
 
 
@@ -100,6 +103,8 @@ def search_command(
     name: Name = "study",
     config: ConfigFile = None,
     settings: Mapping[str, Any],
+    tag: Tags = None,
+    note: Note = None,
     storage: Storage = DEFAULT_STORAGE,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
@@ -112,13 +117,13 @@ def search_command(
     Example: ftp-search search --name mine --trials 500 --workers 4
     """
     name = checked_study_name(name, "--name")
-    chosen = configured(config, settings)
+    chosen, labels = configured(config, settings), checked_labels(tag or (), note or "")
     check_writable(chosen.folder(name))
     view = make_view(quiet, "" if dry_run else track)
     if dry_run:
         _foresee(chosen, storage, view, as_json, search_only=True)
         return
-    with begun(name, chosen, storage, view, overwrite, ends_at_once) as (store, opening):
+    with begun(name, chosen, storage, view, overwrite, ends_at_once, labels) as (store, opening):
         _go_on(lambda pipeline, _: pipeline.search_only(), opening, store, name, as_json)
 
 

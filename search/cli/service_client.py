@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from search.cli.options import AsJson, ConfigFile, Name, Quiet, StudyName
+from search.cli.options import AsJson, ConfigFile, Name, Note, Quiet, StudyName, Tags
 from search.config.file import configured
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"
@@ -30,6 +30,8 @@ def submit_command(
     server: Server = DEFAULT_SERVER,
     config: ConfigFile = None,
     settings: Mapping[str, Any],
+    tag: Tags = None,
+    note: Note = None,
     as_json: AsJson = False,
 ) -> None:
     """Submit a study to a service. Paths are those of its machine; a token is read from FTP_SEARCH_TOKEN.
@@ -39,7 +41,7 @@ def submit_command(
     # The service has its own defaults.
     chosen = configured(config, settings).model_dump(exclude_unset=True, exclude={"version"})
     with _client(server) as client:
-        _show(client.create(name, **chosen), as_json)
+        _show(client.create(name, tags=tag or (), note=note or "", **chosen), as_json)
 
 
 def status_command(

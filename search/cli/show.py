@@ -105,6 +105,7 @@ def describe_study(store: StudyStore, name: str) -> dict[str, Any]:
         "failed_trials": sum(trial.state is TrialState.FAILED for trial in trials),
         "left_aside": asdict(store.trials.left_aside(name)),
         "created_at": study.created_at.isoformat(),
+        **asdict(study.labels),
         "objectives": list(study.objectives),
         "config": dict(study.config),
         "chosen_trial": study.chosen_trial,

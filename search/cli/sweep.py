@@ -15,8 +15,9 @@ import typer
 from rich.console import Console
 
 from search.cli.log_level import is_debugging
-from search.cli.options import AsJson, Quiet, Storage, Track
+from search.cli.options import AsJson, Note, Quiet, Storage, Tags, Track
 from search.cli.tables import narrow_table
+from search.config.labels import checked_labels
 from search.config.run_config import DEFAULT_STORAGE
 from search.config.study_name import checked_study_name
 from search.config.sweep_plan import Sweep, read_sweep
@@ -26,6 +27,7 @@ from search.progress.views import make_view
 from search.reports import write_reports
 from search.startup import INTERRUPTED, ends_at_once
 from studies import StudyStore
+from studies.records.labels import NO_LABELS, Labels
 from studies.records.study_facts import Origin
 from studies.store.results_folder import check_comparison, own_origins
 
@@ -42,6 +44,8 @@ def sweep_command(
             metavar="FILE", help="YAML file of models, targets and seeds to combine (see docs/pipeline.md)."
         ),
     ],
+    tag: Tags = None,
+    note: Note = None,
     storage: Storage = DEFAULT_STORAGE,
     track: Track = "",
     quiet: Quiet = False,
@@ -51,14 +55,20 @@ def sweep_command(
 
     Example: ftp-search sweep sweep.yaml
     """
-    sweep = read_sweep(file)
+    sweep, labels = read_sweep(file), checked_labels(tag or (), note or "")
     for study in sweep.studies:
         checked_study_name(study.name, "--name")
-    go_through(sweep, storage, make_view(quiet, track), quiet, as_json)
+    go_through(sweep, storage, make_view(quiet, track), quiet, as_json, labels=labels)
 
 
 def go_through(
-    sweep: Sweep, storage: str, view: ProgressView, quiet: bool, as_json: bool, overwrite: bool = False
+    sweep: Sweep,
+    storage: str,
+    view: ProgressView,
+    quiet: bool,
+    as_json: bool,
+    overwrite: bool = False,
+    labels: Labels = NO_LABELS,
 ) -> None:
     """Runs the studies of a sweep, then compares those that have finished."""
     for study in sweep.studies:
@@ -80,7 +90,7 @@ def go_through(
         check_comparison(sweep.folder, own, {study.name for study in sweep.studies} if overwrite else (), advice)
         try:
             outcomes = run_sweep(
-                sweep, store, view, say, lambda name, folder: write_reports(store, name, folder), overwrite
+                sweep, store, view, say, lambda name, folder: write_reports(store, name, folder), overwrite, labels
             )
         except KeyboardInterrupt:
             print(_stopped(sweep, store, earlier if overwrite else {}), file=sys.stderr)

@@ -107,6 +107,16 @@ def _print_memory(console: Console, description: Mapping[str, Any]) -> None:
         console.print(f"peak memory: {', '.join(said)}")
 
 
+def print_labels(console: Console, description: Mapping[str, Any]) -> None:
+    """Prints the tags, the note and the sweep of a study, as far as it has them."""
+    if description["sweep"]:
+        console.print(f"of sweep {description['sweep']}", soft_wrap=True)
+    if description["tags"]:
+        console.print(f"tags: {', '.join(description['tags'])}", soft_wrap=True)
+    if description["note"]:
+        console.print(f"note: {description['note']}", soft_wrap=True)
+
+
 def print_proposers(console: Console, description: Mapping[str, Any]) -> None:
     """Prints the statistics of each proposer."""
     if not description["proposers"]:
@@ -315,11 +325,16 @@ def print_studies(console: Console, summaries: Sequence[StudySummary], optunas: 
     if not summaries and not optunas:
         console.print("No studies yet: ftp-search run --name demo")
         return
-    table = wide_table("name", "state", "trials", "created", "model", "data")
+    # Most databases have no tags, and screens are narrow.
+    tagged = ["tags"] if any(s.labels.tags for s in summaries) else []
+    table = wide_table("name", "state", "trials", "created", "model", "data", *tagged)
     for s in summaries:
-        table.add_row(s.name, s.state.value, str(s.n_trials), local_text(s.created_at), s.model, s.data)
+        tags = [", ".join(s.labels.tags)] if tagged else []
+        table.add_row(s.name, s.state.value, str(s.n_trials), local_text(s.created_at), s.model, s.data, *tags)
     for one in optunas:
-        table.add_row(one.name, "Optuna's alone", str(one.n_ended), "-", "-", "-")
+        table.add_row(
+            one.name, "Optuna's alone", str(one.n_ended), *("-" for _ in ("created", "model", "data", *tagged))
+        )
     console.print(table)
 
 

@@ -49,7 +49,7 @@ class Sweep:
     """Studies that belong together.
 
     Attributes:
-        name: Name of the sweep.
+        name: Name of the sweep, normalised as those of its studies.
         studies: Its studies, in the order in which they run.
         folder: Folder of their comparison.
     """
@@ -75,7 +75,7 @@ def repeated(name: str, config: RunConfig, repeats: int) -> Sweep:
         _study(f"{name}-s{seed}", _label(config.model), config.model_copy(update={"seed": seed}))
         for seed in range(config.seed, config.seed + repeats)
     )
-    return Sweep(name, studies, config.folder(name))
+    return Sweep(normalised(name), studies, config.folder(name))
 
 
 def read_sweep(path: Path) -> Sweep:
@@ -108,7 +108,7 @@ def read_sweep(path: Path) -> Sweep:
                 "that are called alike a name each, such as {name: large, model: ./models/large}."
             )
         studies[one.name] = one
-    return Sweep(name, tuple(studies.values()), RunConfig.checked(out=base.values.get("out")).folder(name))
+    return Sweep(normalised(name), tuple(studies.values()), RunConfig.checked(out=base.values.get("out")).folder(name))
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from search.progress.trackers.run_ids import forget_runs, restore_runs
 from search.proposers.catalogue import check_samplers
 from search.stages.export import check_export
 from studies import StudyRecord, StudyStore
+from studies.records.labels import NO_LABELS, Labels
 from studies.records.study_facts import Origin
 from studies.store.lease import Lease
 from studies.store.results_folder import check_results, exported_in, own_origins, results_in
@@ -57,7 +58,12 @@ def foreseeable(config: RunConfig, store: StudyStore, view: ProgressView) -> Wor
 
 @contextmanager
 def beginning(
-    store: StudyStore, name: str, config: RunConfig, view: ProgressView, overwrite: bool = False
+    store: StudyStore,
+    name: str,
+    config: RunConfig,
+    view: ProgressView,
+    overwrite: bool = False,
+    labels: Labels = NO_LABELS,
 ) -> Iterator[tuple[RunConfig, Workload]]:
     """Context of a new study, which is created once its model and data are loaded and its search can be made.
 
@@ -85,7 +91,7 @@ def beginning(
     config = config.model_copy(update={"out": str(config.folder(name).absolute())})
     workload = foreseeable(config, store, view)
     begin = store.studies.begin_replacement if taken else store.studies.create
-    begin(name, config.model_dump(), objective_names(config.cost), replaces)
+    begin(name, config.model_dump(), objective_names(config.cost), replaces, labels)
     runs = forget_runs(config.folder(name))
     try:
         yield config, workload

@@ -12,6 +12,7 @@ from search.errors import ConfigError
 from search.pipeline.early_checks import check_inputs, check_where, check_writable
 from search.pipeline.resume_settings import check_changes
 from studies import StudyRecord, StudyStore
+from studies.records.labels import NO_LABELS, Labels
 from studies.sql.location import database_file
 from studies.store.lease import Lease
 
@@ -44,7 +45,13 @@ def opened(storage: str) -> Iterator[StudyStore]:
 
 @contextmanager
 def begun(
-    name: str, config: RunConfig, storage: str, view: ProgressView, overwrite: bool, loading: Loading = nullcontext
+    name: str,
+    config: RunConfig,
+    storage: str,
+    view: ProgressView,
+    overwrite: bool,
+    loading: Loading = nullcontext,
+    labels: Labels = NO_LABELS,
 ) -> Iterator[tuple[StudyStore, Opening]]:
     """Context of a new study: its database, and the opening of its pipeline; see `search.pipeline.create.beginning`."""
     check_inputs(config)
@@ -55,7 +62,7 @@ def begun(
         stage.advance()
         config = usable(config)
         stage.advance()
-    with opened(storage) as store, beginning(store, name, config, view, overwrite) as (config, workload):
+    with opened(storage) as store, beginning(store, name, config, view, overwrite, labels) as (config, workload):
         yield store, lambda lease: Pipeline(store, name, lease, view, config, workload)
 
 

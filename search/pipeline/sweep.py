@@ -16,6 +16,7 @@ from search.pipeline.create import beginning, reopened, usable
 from search.pipeline.pipeline import Pipeline
 from search.progress.progress_view import ProgressView
 from studies import StudyNotFoundError, StudyRecord, StudyState, StudyStore
+from studies.records.labels import NO_LABELS, Labels
 
 # Where and how fast a study runs is not what it studies: that may change from one time to the next.
 _OF_THE_MACHINE = {field for field, setting in SETTINGS.items() if setting.group == RunSettings.heading} - {"export"}
@@ -44,12 +45,15 @@ def run_sweep(
     say: Callable[[str], None],
     report: Callable[[str, Path], Sequence[Path]],
     overwrite: bool = False,
+    labels: Labels = NO_LABELS,
 ) -> list[Outcome]:
     """Runs the studies of a sweep: those that have finished are left alone, one that fails stops no other.
 
     A line is said when a study begins, and when one fails. With `overwrite`, each replaces a study of its name as it
-    begins. All studies are checked first: a ConfigError says that a name is of one that is configured in another way.
+    begins. New ones have the labels, and are of the sweep. All studies are checked first: a ConfigError says that a
+    name is of one that is configured in another way.
     """
+    labels = replace(labels, sweep=sweep.name)
     # All of them are checked before the first begins, which may take hours.
     studies = [replace(study, config=usable(study.config)) for study in sweep.studies]
     known = set() if overwrite else {summary.name for summary in store.studies.summaries()}
@@ -73,7 +77,7 @@ def run_sweep(
                 continue
             say(place)
             try:
-                _run(study, store, view, report, study.name in known, overwrite)
+                _run(study, store, view, report, study.name in known, overwrite, labels)
                 outcomes.append(Outcome(study))
             except Exception as error:  # whatever it is, it is this study's
                 outcomes.append(Outcome(study, error))
@@ -133,6 +137,7 @@ def _run(
     report: Callable[[str, Path], Sequence[Path]],
     is_known: bool,
     overwrite: bool,
+    labels: Labels,
 ) -> None:
     """Runs what is missing of one study."""
     name = study.name
@@ -141,5 +146,8 @@ def _run(
         with store.runs.lease(name) as lease:
             reopened(store, store.studies.get(name), study.config, lease, view).run(write)
         return
-    with beginning(store, name, study.config, view, overwrite) as (config, workload), store.runs.lease(name) as lease:
+    with (
+        beginning(store, name, study.config, view, overwrite, labels) as (config, workload),
+        store.runs.lease(name) as lease,
+    ):
         Pipeline(store, name, lease, view, config, workload).run(write)

@@ -19,7 +19,7 @@ from search.service.jobs.prompt_process import PromptProcess
 from search.service.jobs.submitting import check_new, create_and_submit, measure_and_submit, resume_and_submit
 from search.service.rules.offers import offered
 from search.service.rules.problems import complaint, in_fields, told
-from search.service.rules.requests import PromptRequest, ResumeRequest, StudyRequest
+from search.service.rules.requests import LabelsRequest, PromptRequest, ResumeRequest, StudyRequest
 from search.service.rules.settings import ServiceSettings
 from search.stages.origin import exported_schedule
 from studies import StudiesError, StudyBusyError, StudyExistsError, StudyNotFoundError
@@ -54,19 +54,25 @@ def actions(store: ServiceStore, settings: ServiceSettings, prompts: PromptProce
     """Actions of editors on the pages: those of the API, checked in the same way."""
 
     def request(name: str, said: Mapping[str, Any]) -> StudyRequest:
-        values = {field: SETTINGS[field].parsed(value) if field in SETTINGS else value for field, value in said.items()}
-        return StudyRequest(name=name, **values)
+        settings = {field: SETTINGS[field].parsed(value) for field, value in said.items() if field in SETTINGS}
+        others = _labels({field: value for field, value in said.items() if field not in SETTINGS})
+        return StudyRequest(name=name, **settings, **others)
 
     def check(name: str | None, said: Mapping[str, Any]) -> None:
         # A name that nobody has given stands for one that is missing.
         check_new(request(name or f"unnamed {token_hex(8)}", said), store, settings)
+
+    def label(name: str, said: Mapping[str, str]) -> None:
+        store.studies.label(name, **LabelsRequest(**_labels(said)).given())
 
     def filled(name: str) -> dict[str, Any]:
         config = store.studies.get(name).config
         # Each study has a folder of results of its own.
         others = [setting for field, setting in SETTINGS.items() if field in {*SUBMITTABLE} & config.keys() - {"out"}]
         given = {one.name: one.written(config[one.name]) for one in others}
-        return {field: value for field, value in given.items() if value != SETTINGS[field].written_default}
+        changed = {field: value for field, value in given.items() if value != SETTINGS[field].written_default}
+        tags = store.studies.get(name).labels.tags
+        return changed | ({"tags": ", ".join(tags)} if tags else {})
 
     def prompt(name: str, trial: int, text: str, new_tokens: int) -> dict[str, Any]:
         asked = PromptRequest(text=text, new_tokens=new_tokens)
@@ -78,6 +84,7 @@ def actions(store: ServiceStore, settings: ServiceSettings, prompts: PromptProce
         stop=_refusing(store.queue.request_stop),
         resume=_refusing(lambda name, said: resume_and_submit(name, ResumeRequest(**said), store, settings)),
         delete=_refusing(store.delete_study),
+        label=_refusing(label),
         measure=_refusing(lambda name, trial: measure_and_submit(name, trial, False, store, settings)),
         select=_refusing(lambda name, trial: measure_and_submit(name, trial, True, store, settings)),
         export=_refusing(lambda name, trial: exported_schedule(store, name, trial)),
@@ -87,6 +94,13 @@ def actions(store: ServiceStore, settings: ServiceSettings, prompts: PromptProce
         groups=HEADINGS,
         offered=lambda: offered(settings.roots),
     )
+
+
+def _labels(said: Mapping[str, Any]) -> dict[str, Any]:
+    """Labels as requests give them, from text as people type it."""
+    if "tags" not in said:
+        return dict(said)
+    return {**said, "tags": [part.strip() for part in said["tags"].split(",") if part.strip()]}
 
 
 def form_field(name: str) -> FormField:

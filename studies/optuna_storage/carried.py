@@ -20,6 +20,7 @@ from studies.sql.times import UtcTime
 # which are megabytes and can be fitted to its data once more.
 _TABLES = (
     schema.search_run,
+    schema.label,
     schema.stage,
     schema.proposer_state,
     schema.measurement,

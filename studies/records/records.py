@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from studies.records.labels import NO_LABELS, Labels
 from studies.records.study_facts import Origin, StudyFacts
 
 
@@ -192,6 +193,7 @@ class StudySummary:
     created_at: datetime
     model: str
     data: str
+    labels: Labels = NO_LABELS
 
 
 @dataclass(frozen=True)
@@ -207,6 +209,7 @@ class StudyRecord:
         facts: Facts beside its trials.
         chosen_trial: Number of the trial that was chosen from the front, once it was: after a search the one to distil
             a router for, after selection the one to export.
+        labels: What people say of it, and its sweep.
     """
 
     name: str
@@ -216,6 +219,7 @@ class StudyRecord:
     objectives: tuple[str, ...]
     facts: StudyFacts
     chosen_trial: int | None
+    labels: Labels = NO_LABELS
 
     @property
     def origin(self) -> Origin:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from studies.records.labels import NO_LABELS, Labels
 from studies.records.study_facts import Origin
 from studies.service.overviews import StudyOverview, read_overviews
 from studies.service.run_events import Events
@@ -51,6 +52,7 @@ class ServiceStore(StudyStore):
         objectives: Sequence[str],
         by: str | None = None,
         replaces: Collection[Origin] = (),
+        labels: Labels = NO_LABELS,
     ) -> None:
         """Begins a study (see `Studies.begin`) and hands it to the runners: both happen, or neither.
 
@@ -58,5 +60,10 @@ class ServiceStore(StudyStore):
             StudyExistsError: The name is taken.
         """
         self.studies.begin(
-            name, config, objectives, lambda connection, study_id: enqueue(connection, study_id, by=by), replaces
+            name,
+            config,
+            objectives,
+            lambda connection, study_id: enqueue(connection, study_id, by=by),
+            replaces,
+            labels,
         )

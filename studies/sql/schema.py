@@ -12,7 +12,7 @@ from studies.sql.packing import pack_floats, unpack_floats
 from studies.sql.times import UtcTime
 
 # The last of studies/sql/migrations/versions.
-HEAD = "0002"
+HEAD = "0003"
 _HAS_HALVES = -1.0
 
 
@@ -128,6 +128,16 @@ search_run = Table(
     Column("objectives", JSON, nullable=False),
     Column("facts", JSON, nullable=False),
     Column("chosen_trial", Integer),
+)
+
+# What people say of a study, and the sweep that made it; no row for one without any.
+label = Table(
+    "label",
+    metadata,
+    Column("study_id", ForeignKey("study.id", ondelete="CASCADE"), primary_key=True),
+    Column("tags", JSON, nullable=False),
+    Column("note", Text, nullable=False),
+    Column("sweep", Text),
 )
 
 # The last run of each stage of a study's pipeline.

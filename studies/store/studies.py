@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,6 +12,7 @@ from optuna.study import StudyDirection
 from sqlalchemy.engine import Connection
 
 from studies.errors import StudyBusyError, StudyExistsError
+from studies.records.labels import NO_LABELS, Labels
 from studies.records.records import StudyRecord, StudyState, StudySummary
 from studies.records.study_facts import Origin, StudyFacts
 from studies.sql import schema
@@ -18,7 +20,8 @@ from studies.sql.rows import N_ENDED, insert_study
 from studies.store.lease import Holder, current_state, holder, holder_columns
 from studies.store.names import Part
 
-_run, _study, _lease = schema.search_run.c, schema.study.c, schema.lease.c
+_run, _study, _lease, _label = schema.search_run.c, schema.study.c, schema.lease.c, schema.label.c
+_LABELS = (_label.tags, _label.note, _label.sweep)
 # What the name of a study ends with until it takes the place of another one.
 _REPLACING = "~replacing"
 
@@ -27,10 +30,15 @@ class Studies(Part):
     """Studies without their trials: configuration, objectives, facts, and the chosen trial."""
 
     def create(
-        self, name: str, config: Mapping[str, Any], objectives: Sequence[str], replaces: Collection[Origin] = ()
+        self,
+        name: str,
+        config: Mapping[str, Any],
+        objectives: Sequence[str],
+        replaces: Collection[Origin] = (),
+        labels: Labels = NO_LABELS,
     ) -> StudyRecord:
         """Begins a study; see `begin`."""
-        self.begin(name, config, objectives, replaces=replaces)
+        self.begin(name, config, objectives, replaces=replaces, labels=labels)
         return self.get(name)
 
     def is_taken(self, name: str) -> bool:
@@ -39,7 +47,12 @@ class Studies(Part):
         return self._database.read(lambda connection: connection.scalar(selected) is not None)
 
     def begin_replacement(
-        self, name: str, config: Mapping[str, Any], objectives: Sequence[str], replaces: Collection[Origin] = ()
+        self,
+        name: str,
+        config: Mapping[str, Any],
+        objectives: Sequence[str],
+        replaces: Collection[Origin] = (),
+        labels: Labels = NO_LABELS,
     ) -> None:
         """Begins a study that has its name through this store alone, until it takes the place of the one that has it.
 
@@ -60,7 +73,7 @@ class Studies(Part):
             connection.execute(sa.delete(schema.study).where(_study.name == aside))
 
         self._database.write(remove)
-        self.begin(aside, config, objectives, more, replaces)
+        self.begin(aside, config, objectives, more, replaces, labels)
         self._names.assign(name, ids[-1])
 
     def is_aside(self, name: str) -> bool:
@@ -108,6 +121,7 @@ class Studies(Part):
         objectives: Sequence[str],
         more: Callable[[Connection, int], None] = lambda connection, study_id: None,
         replaces: Collection[Origin] = (),
+        labels: Labels = NO_LABELS,
     ) -> None:
         """Begins a study, with more that belongs to it, in one transaction.
 
@@ -117,6 +131,7 @@ class Studies(Part):
             objectives: Names of the objective values, in order.
             more: Function that writes what else belongs to it, given a connection and the study's id.
             replaces: Studies whose files the study may write over, beside its own.
+            labels: Its tags, its note, and its sweep.
 
         Raises:
             StudyExistsError: The name is taken.
@@ -128,6 +143,8 @@ class Studies(Part):
         def work(connection: Connection) -> None:
             study_id = insert_study(connection, name, [StudyDirection.MINIMIZE] * len(objectives))
             connection.execute(sa.insert(schema.search_run), {"study_id": study_id, **values})
+            if labels != NO_LABELS:
+                connection.execute(sa.insert(schema.label), {"study_id": study_id, **_stored(labels)})
             more(connection, study_id)
 
         try:
@@ -146,7 +163,9 @@ class Studies(Part):
         """
 
         def work(connection: Connection, study_id: int) -> StudyRecord:
-            row = connection.execute(sa.select(schema.search_run).where(_run.study_id == study_id)).one()
+            labelled = schema.search_run.outerjoin(schema.label, _label.study_id == _run.study_id)
+            selected = sa.select(schema.search_run, *_LABELS).select_from(labelled).where(_run.study_id == study_id)
+            row = connection.execute(selected).one()
             return StudyRecord(
                 name=name,
                 state=current_state(row.state, holder(connection, study_id)),
@@ -155,6 +174,7 @@ class Studies(Part):
                 objectives=tuple(row.objectives),
                 facts=StudyFacts.from_stored(row.facts),
                 chosen_trial=row.chosen_trial,
+                labels=_labels(row),
             )
 
         return self._names.transact(name, work)
@@ -168,6 +188,38 @@ class Studies(Part):
     def set_config(self, name: str, config: Mapping[str, Any]) -> None:
         """Replaces a study's configuration."""
         self._update(name, config=dict(config))
+
+    def label(self, name: str, tags: Sequence[str] | None = None, note: str | None = None) -> Labels:
+        """Gives a study other tags, or another note.
+
+        Args:
+            name: Name of the study.
+            tags: All tags that it has from now on; None to leave them.
+            note: Note that it has from now on, empty for none; None to leave it.
+
+        Returns:
+            The labels that it has now.
+
+        Raises:
+            StudyNotFoundError: There is none of this name.
+        """
+
+        def work(connection: Connection, study_id: int) -> Labels:
+            # The study's row first: of two that label it at once, the second one would find no row to update.
+            connection.execute(sa.select(_study.id).where(_study.id == study_id).with_for_update())
+            row = connection.execute(sa.select(*_LABELS).where(_label.study_id == study_id)).first()
+            known = NO_LABELS if row is None else _labels(row)
+            labels = replace(
+                known, tags=known.tags if tags is None else tuple(tags), note=known.note if note is None else note
+            )
+            if row is None:
+                connection.execute(sa.insert(schema.label), {"study_id": study_id, **_stored(labels)})
+            else:
+                written = sa.update(schema.label).where(_label.study_id == study_id).values(**_stored(labels))
+                connection.execute(written)
+            return labels
+
+        return self._names.transact(name, work, write=True)
 
     def choose_trial(self, name: str, number: int) -> None:
         """Records the trial that was chosen from the front."""
@@ -216,8 +268,9 @@ def summarised(connection: Connection) -> sa.Select[*tuple[Any, ...]]:
     """
     # Facts are left out: they may be long.
     columns = (_run.study_id, _study.name, _run.state, _run.created_at, _run.config, _run.objectives)
-    selected = sa.select(*columns, N_ENDED.label("n_trials"), *holder_columns(connection))
+    selected = sa.select(*columns, *_LABELS, N_ENDED.label("n_trials"), *holder_columns(connection))
     joined = schema.search_run.join(schema.study).outerjoin(schema.lease, _lease.study_id == _run.study_id)
+    joined = joined.outerjoin(schema.label, _label.study_id == _run.study_id)
     return selected.select_from(joined).order_by(_study.id)
 
 
@@ -235,4 +288,15 @@ def summary(row: Any) -> StudySummary:
         created_at=row.created_at,
         model=str(row.config.get("model", "")),
         data=str(row.config.get("data", "")),
+        labels=_labels(row),
     )
+
+
+def _labels(row: Any) -> Labels:
+    """Labels of a study, from a row with `_LABELS`; the columns are empty for one without any."""
+    return Labels(tuple(row.tags or ()), row.note or "", row.sweep)
+
+
+def _stored(labels: Labels) -> dict[str, Any]:
+    """The columns of labels."""
+    return {"tags": list(labels.tags), "note": labels.note, "sweep": labels.sweep}

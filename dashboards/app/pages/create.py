@@ -29,6 +29,8 @@ class NewPage:
         self._fields = (
             FormField("name", "text", "Unique in this service.", is_common=True, longest=200),
             *actions.fields,
+            FormField("tags", "text", "Short texts to find it by, separated by commas.", is_common=True, longest=1000),
+            FormField("note", "text", "Note on the study.", is_common=True, longest=2000),
         )
 
     def layout(self, _: str, asked: Asked = NOTHING_ASKED) -> Any:

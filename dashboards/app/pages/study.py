@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from hashlib import sha256
 from typing import Any
+from urllib.parse import urlencode
 
 from dash import ALL, ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
 
@@ -13,10 +14,11 @@ from dashboards.app.actions import Actions
 from dashboards.app.addresses import NAMESPACE, NOTHING_ASKED, Asked, Kept, keep, register_kept
 from dashboards.app.data_source import Standing, Watch
 from dashboards.app.pages.explore import KEPT, Exploring
+from dashboards.app.pages.labelling import Labelling
 from dashboards.app.pages.manage import ManagingPage
 from dashboards.app.pages.own_prompt import OwnPrompt
 from dashboards.app.pages.trial_acts import TrialActs
-from dashboards.app.parts import alert, attributes, badge, complaint, graph, nothing
+from dashboards.app.parts import alert, attributes, badge, complaint, graph, nothing, tag_links
 from dashboards.app.run_progress import run_view
 from dashboards.app.verdict import files, verdict
 from dashboards.app.view_state import looks, register_looks
@@ -24,6 +26,7 @@ from dashboards.app.views import FIGURES, PLACES, Views
 from studies import StorageError, StudiesError, StudyNotFoundError
 from studies.analysis.confirmation import confirmation_sentences
 from studies.analysis.predictions import LatencyPredictions
+from studies.records.labels import Labels
 from studies.records.objectives import objective
 from studies.service.submissions import RunState
 
@@ -51,6 +54,7 @@ class StudyPage(ManagingPage):
         self._exploring = Exploring(watch, TrialActs(watch, actions, is_editor))
         self._views = Views(watch)
         self._own_prompt = OwnPrompt(actions, is_editor)
+        self._labelling = Labelling(actions, is_editor)
 
     def layout(self, name: str, asked: Asked = NOTHING_ASKED) -> Any:
         """The page of a study of this name."""
@@ -97,6 +101,7 @@ class StudyPage(ManagingPage):
             [
                 html.Div(head, id="study-head"),
                 html.Div(outcome, id="study-outcome"),
+                *self._labelling.layout(standing.study.labels),
                 dcc.Store(id="study-seen", data=seen),
                 html.Div(id="study-said", role="status", className="said"),
                 html.Div(id="study-alert"),
@@ -149,6 +154,7 @@ class StudyPage(ManagingPage):
         self._exploring.register(dash)
         self._views.register(dash)
         self._own_prompt.register(dash)
+        self._labelling.register(dash)
 
     def look(self, _: int | None, __: Any, name: str, version: str | None, seen: list[str] | None) -> tuple[Any, ...]:
         """Changes of the study: its version, its head, what it came to, what is seen of these, and an error."""
@@ -185,7 +191,9 @@ class StudyPage(ManagingPage):
         facts += [f"{duration(spent)} in stages that have ended"] if spent else []
         return [
             html.Div([html.H1(study.name), badge(standing.state)], className="title"),
-            html.P(", ".join(facts) + ".", className="soft"),
+            html.P([", ".join(facts) + ".", *_of_sweep(study.labels)], className="soft"),
+            *tag_links(study.labels.tags),
+            *([html.P(study.labels.note, className="soft note")] if study.labels.note else []),
             *([alert(error)] if error else []),
             *run_view(standing.progress),
         ]
@@ -210,6 +218,12 @@ class StudyPage(ManagingPage):
             *_predicted(predictions),
             html.Div([*files(study.name, standing.stages), *acts], className="acts"),
         ]
+
+
+def _of_sweep(labels: Labels) -> list[Any]:
+    if labels.sweep is None:
+        return []
+    return [" Of ", dcc.Link(f"sweep {labels.sweep}", href=f"/?{urlencode({'sweep': labels.sweep})}"), "."]
 
 
 def _predicted(predictions: LatencyPredictions) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Completes the OpenAPI document by what no operation declares itself: problems, access, summaries, 304."""
+"""Completes the OpenAPI document by what no operation declares itself: problems, access, summaries, examples, 304."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from search.service.auth.access import CSRF_HEADER, OPEN, SESSION_COOKIE
+from search.service.http.examples import ANSWERS, OF_OPERATIONS
 from search.service.rules.problems import Problem, described
 
 _SCHEMES: dict[str, Any] = {
@@ -48,6 +49,12 @@ def _complete(operation: dict[str, Any], method: str, path: str) -> None:
     if more:
         operation["description"] = more
     responses = operation["responses"]
+    for status, response in responses.items():
+        body = response.get("content", {}).get("application/json")
+        if status.startswith("2") and body is not None:
+            example = OF_OPERATIONS.get((method, path)) or ANSWERS.get(body["schema"]["$ref"].rpartition("/")[-1])
+            # An example that is missing is no reason to answer nothing at all.
+            body |= {} if example is None else {"example": example}
     is_open = (method.upper(), path) in OPEN
     operation["security"] = [] if is_open else _ANY_ACCESS
     if not is_open:

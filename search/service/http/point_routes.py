@@ -8,7 +8,8 @@ from starlette.exceptions import HTTPException
 
 from search.service.http.file_routes import attachment
 from search.service.http.parameters import Number, StudyName
-from search.service.http.responses import PromptAnswer, ScheduleFile, StudyAnswer
+from search.service.http.responses import StudyAnswer
+from search.service.http.result_responses import PromptAnswer, ScheduleFile
 from search.service.http.study_routes import study_now
 from search.service.jobs.prompt_process import PromptProcess
 from search.service.jobs.submitting import measure_and_submit

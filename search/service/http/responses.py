@@ -1,51 +1,20 @@
-"""Answers of the API: studies, trials, routers and runners."""
+"""Answers of the API: studies, their runs, logs, files and runners."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import asdict
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
-from studies import StudyRecord, StudyState, TrialState
-from studies.records.halves import to_json
+from search.service.http.result_responses import Finite, Record
+from studies import StudyRecord, StudyState
+from studies.records.labels import Labels
 from studies.records.records import StageRecord, StudySummary
 from studies.records.study_facts import SHOWN_FACTS
-from studies.records.trial import finite_values
 from studies.service.run_events import RunEvent
 from studies.service.submissions import RunState, Submission, run_state
-
-# A number, or null for those that JSON lacks.
-Finite = Annotated[
-    float | None, BeforeValidator(lambda number: number if number is not None and math.isfinite(number) else None)
-]
-
-
-class HalvesAnswer(BaseModel):
-    """A schedule whose blocks' halves skip apart, or keep keys and values; each list has a number for every block."""
-
-    attention: list[float] = Field(description="Share of tokens that skip each block's attention.")
-    mlp: list[float] = Field(description="Share of tokens that skip each block's MLP.")
-    keeps_kv: list[Literal[0, 1]] = Field(
-        description="1 where tokens that skip the attention keep their keys and values there."
-    )
-
-
-# A schedule as studies keep it, and as clients read it.
-Schedule = Annotated[
-    list[float] | HalvesAnswer,
-    BeforeValidator(lambda schedule: to_json(schedule) if isinstance(schedule, tuple) else schedule),
-    Field(description="Share of tokens that skip each block; or what each of its halves does, where these skip apart."),
-]
-
-
-class _Record(BaseModel):
-    """A response with the attributes of a record."""
-
-    model_config = ConfigDict(from_attributes=True)
 
 
 class Health(BaseModel):
@@ -63,6 +32,9 @@ class StudyLine(BaseModel):
     model: str
     data: str
     n_trials: int = Field(description="Trials that have ended.")
+    tags: list[str] = Field(description="Short texts to find it by.")
+    note: str = Field(description="Note on it; empty for none.")
+    sweep: str | None = Field(description="Sweep that made it; null for a study by itself.")
 
 
 class StudyList(BaseModel):
@@ -72,7 +44,7 @@ class StudyList(BaseModel):
     total: int = Field(description="Number of studies on all pages.")
 
 
-class StageAnswer(_Record):
+class StageAnswer(Record):
     """The last run of one stage of a study's pipeline."""
 
     name: str
@@ -82,7 +54,7 @@ class StageAnswer(_Record):
     seconds: float | None
 
 
-class ProgressAnswer(_Record):
+class ProgressAnswer(Record):
     """How far the run of a study is."""
 
     foreseen: list[str] = Field(description="Stages of the run, in order; empty if nothing runs.")
@@ -129,200 +101,6 @@ class StudyAnswer(StudyLine):
     run: RunAnswer | None = Field(description="Null for a study that was never submitted.")
 
 
-class WorkAnswer(_Record):
-    """A span of time in which a worker of the search evaluated a trial."""
-
-    worker: str
-    began_at: datetime
-    seconds: float
-
-
-class TrialAnswer(_Record):
-    """One evaluated schedule at one fidelity."""
-
-    number: int
-    state: TrialState
-    schedule: Schedule
-    overall_sparsity: float
-    values: Annotated[
-        list[float] | None,
-        BeforeValidator(lambda values: values if values is not None and finite_values(values) else None),
-    ] = Field(description="In the order of the study's objectives; lower is better.")
-    fidelity: float
-    proposer: str
-    parents: list[int] = Field(
-        description="Numbers of the trials that the schedule was derived from; empty for random schedules and those of "
-        "a model."
-    )
-    worker: str | None = Field(
-        description="Worker that evaluated it last: its number, on a cluster with the machine; null if unknown."
-    )
-    work: list[WorkAnswer] = Field(description="Spans of its evaluation, failed attempts included.")
-    round: int
-    router: int | None
-    seconds: float
-    finished_at: datetime
-    metrics: dict[str, Finite]
-    constraint_violation: Finite = Field(
-        description="Constraint violation; 0 if the constraints are met, null if it is infinite."
-    )
-    error: str | None
-
-
-class TrialPage(BaseModel):
-    """Trials by number, or sorted by a value."""
-
-    items: list[TrialAnswer]
-    next: int | None = Field(
-        description="Value of `after`, or of `offset` if sorted, for the next page; null at the end."
-    )
-
-
-class Front(BaseModel):
-    """The non-dominated trials, lowest first objective first."""
-
-    objectives: list[str]
-    items: list[TrialAnswer]
-
-
-class MeasurementAnswer(_Record):
-    """Measured quality and speed of a schedule with a router."""
-
-    variant: str = Field(description="`dense`, `uniform`, `static`, `dynamic`, `refined`, or `candidate`.")
-    split: str = Field(description="`validation` for what selection sees, `test` for the report; or other test data.")
-    trial: int | None = Field(description="Number of the trial; null for the dense model and for uniform schedules.")
-    router: int | None = Field(description="Number of the router; null for the static one.")
-    schedule: Schedule
-    overall_sparsity: float
-    kl: Finite = Field(description="Mean KL from the dense model per completion token, in nats.")
-    kl_low: Finite = Field(description="Lower end of its 95 % interval.")
-    kl_high: Finite
-    perplexity: Finite
-    perplexity_low: Finite
-    perplexity_high: Finite
-    accuracy: Finite = Field(description="Share of choices that are right; null without choices.")
-    accuracy_low: Finite
-    accuracy_high: Finite
-    n_items: int
-    n_choice_items: int
-    latency_ms: Finite = Field(description="Median time of a prefill of `batch` rows of `length` tokens.")
-    latency_low_ms: Finite = Field(description="First quartile.")
-    latency_high_ms: Finite = Field(description="Third quartile.")
-    speedup: Finite = Field(description="Over the dense model in the same turns; null if it was not timed.")
-    speedup_low: Finite
-    speedup_high: Finite
-    repeats: int
-    batch: int
-    length: int
-    flops: float
-    kv_bytes: int | None
-    peak_bytes: int | None
-
-
-class Measurements(BaseModel):
-    """The measurements of a study."""
-
-    items: list[MeasurementAnswer]
-
-
-class SelectionAnswer(_Record):
-    """The trial that was selected, and why."""
-
-    trial: int
-    router: int | None = Field(description="Number of the router; null for the static one.")
-    rule: str = Field(description="Name of the rule that decided; `asked` if somebody asked for this trial.")
-    reason: str
-    retention: Finite = Field(description="Share of the dense model's quality, on validation items.")
-    cost: str | None
-    latency: str | None = Field(description="Whether `measured` or `predicted` latency decided; null for neither.")
-
-
-class VolumePoint(BaseModel):
-    """The hypervolume after a trial."""
-
-    trial: int
-    finished_at: datetime
-    value: float
-
-
-class VolumeHistory(BaseModel):
-    """Growth of the front's hypervolume: a point for each trial that changed it."""
-
-    reference: list[float] | None = Field(description="Reference point; null before a trial has finished.")
-    items: list[VolumePoint]
-
-
-class ScheduleAnswer(BaseModel):
-    """The schedule of a trial."""
-
-    trial: int
-    schedule: Schedule
-    overall_sparsity: float
-    router: int | None = Field(description="Number of the router that decides which tokens; null for the static one.")
-
-
-class RouterOrigin(BaseModel):
-    """The router of an exported schedule."""
-
-    kind: str
-    sha256: str = Field(description="Hash of the weights.")
-
-
-class ScheduleFile(BaseModel):
-    """The schedule of a trial, where it comes from, and the settings of its study."""
-
-    schedule: Schedule
-    overall_sparsity: float
-    keep_first: int = Field(description="Tokens at the beginning of a prompt that every block runs.")
-    objectives: dict[str, float] = Field(description="Lower is better; latency is predicted.")
-    costs: dict[str, float]
-    study: str
-    study_created_at: datetime
-    trial: int
-    model: str
-    revision: str | None
-    adapter: str | None
-    model_fingerprint: str | None
-    router: RouterOrigin | None = Field(description="Null for the static one.")
-    settings: dict[str, Any]
-
-
-class PromptAnswer(BaseModel):
-    """A prompt under the schedule of a trial, with what both models answer."""
-
-    study: str
-    trial: int
-    overall_sparsity: float
-    router: str = Field(description="Kind of its router.")
-    n_tokens: int = Field(description="Tokens of the prompt, with special ones that the tokenizer puts before it.")
-    n_blocks: int = Field(description="Blocks of the model.")
-    tokens: list[str] = Field(description="The prompt as the model reads it, piece by piece.")
-    blocks_run: list[float] = Field(description="Number of blocks that each piece runs; a half counts half.")
-    dense: str = Field(description="Answer of the dense model; empty where it ends the text at once.")
-    pruned: str = Field(description="Answer under the schedule.")
-    flops_saved: float = Field(description="Share of the operations of the dense model's prefill.")
-
-
-class RouterAnswer(_Record):
-    """A distilled router, without its weights."""
-
-    number: int
-    trial: int
-    schedule: Schedule
-    config: dict[str, Any]
-    curves: dict[str, list[float]]
-    sha256: str
-    seconds: float
-    created_at: datetime
-    beats_static: bool
-
-
-class Routers(BaseModel):
-    """The routers of a study, oldest first."""
-
-    items: list[RouterAnswer]
-
-
 class LogLine(BaseModel):
     """A line that a run printed."""
 
@@ -351,7 +129,7 @@ class Files(BaseModel):
     items: list[FileAnswer]
 
 
-class RunnerAnswer(_Record):
+class RunnerAnswer(Record):
     """A process that runs submitted studies."""
 
     id: str
@@ -373,7 +151,15 @@ class RunnerList(BaseModel):
 
 def study_line(summary: StudySummary, submission: Submission | None) -> StudyLine:
     """A study in the list."""
-    return StudyLine(**asdict(summary) | {"state": run_state(summary.state, submission)})
+    return StudyLine(
+        name=summary.name,
+        state=run_state(summary.state, submission),
+        created_at=summary.created_at,
+        model=summary.model,
+        data=summary.data,
+        n_trials=summary.n_trials,
+        **_labels(summary.labels),
+    )
 
 
 def study_answer(
@@ -387,6 +173,7 @@ def study_answer(
         model=str(study.config.get("model", "")),
         data=str(study.config.get("data", "")),
         n_trials=n_trials,
+        **_labels(study.labels),
         objectives=list(study.objectives),
         # The cluster's address is not for clients.
         config={key: value for key, value in study.config.items() if key != "ray_address"},
@@ -395,6 +182,10 @@ def study_answer(
         stages=[StageAnswer.model_validate(one) for one in stages],
         run=None if submission is None else _run(submission),
     )
+
+
+def _labels(labels: Labels) -> dict[str, Any]:
+    return {"tags": list(labels.tags), "note": labels.note, "sweep": labels.sweep}
 
 
 def _run(submission: Submission) -> RunAnswer:

@@ -9,9 +9,9 @@ from starlette.exceptions import HTTPException
 
 from search.service.http.analysis import cached_analyses, cached_columns
 from search.service.http.parameters import After, Limit, Number, StudyName
-from search.service.http.responses import (
+from search.service.http.responses import Log, log_line
+from search.service.http.result_responses import (
     Front,
-    Log,
     MeasurementAnswer,
     Measurements,
     RouterAnswer,
@@ -22,7 +22,6 @@ from search.service.http.responses import (
     TrialPage,
     VolumeHistory,
     VolumePoint,
-    log_line,
 )
 from search.service.http.trial_query import TrialQuery, asked_page
 from search.service.rules.problems import described

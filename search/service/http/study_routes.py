@@ -1,4 +1,4 @@
-"""Operations on studies: create, list, show, stop, resume, delete."""
+"""Operations on studies: create, list, show, label, stop, resume, delete."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, Query, Response
 
 from dashboards.analysis.run_progress import progress_of
+from search.config.study_name import normalised
 from search.service.http.parameters import Limit, Offset, StudyName
 from search.service.http.responses import (
     ProgressAnswer,
@@ -21,7 +22,7 @@ from search.service.http.responses import (
 )
 from search.service.jobs.submitting import create_and_submit, resume_and_submit
 from search.service.rules.problems import described
-from search.service.rules.requests import ResumeRequest, StudyRequest
+from search.service.rules.requests import LabelsRequest, ResumeRequest, StudyRequest
 from search.service.rules.settings import ServiceSettings
 from studies.service.service_store import ServiceStore
 from studies.service.submissions import RunState, run_state
@@ -42,13 +43,21 @@ def add_studies(router: APIRouter, store: ServiceStore, settings: ServiceSetting
     @router.get("/studies", responses=described(401, 422), tags=["studies"])
     def list_studies(
         state: Annotated[RunState | None, Query(description="Only studies in this state.")] = None,
+        tag: Annotated[str | None, Query(max_length=200, description="Only studies with this tag.")] = None,
+        sweep: Annotated[str | None, Query(max_length=200, description="Only studies of this sweep.")] = None,
         offset: Offset = 0,
         limit: Limit = 100,
     ) -> StudyList:
         """List studies, oldest first."""
         submissions = store.queue.all()
         lines = [study_line(summary, submissions.get(summary.name)) for summary in store.studies.summaries()]
-        lines = [line for line in lines if state is None or line.state is state]
+        lines = [
+            line
+            for line in lines
+            if (state is None or line.state is state)
+            and (tag is None or normalised(tag) in line.tags)
+            and (sweep is None or normalised(sweep) == line.sweep)
+        ]
         return StudyList(items=lines[offset : offset + limit], total=len(lines))
 
     @router.post("/studies", status_code=201, responses=described(401, 403, 409, 413, 422), tags=["studies"])
@@ -64,6 +73,12 @@ def add_studies(router: APIRouter, store: ServiceStore, settings: ServiceSetting
     @router.get("/studies/{name}", responses=described(401, 404, 422), tags=["studies"])
     def get_study(name: StudyName) -> StudyAnswer:
         """Get the configuration and the state of a study."""
+        return answer(name)
+
+    @router.patch("/studies/{name}/labels", responses=described(401, 403, 404, 413, 422), tags=["studies"])
+    def label_study(name: StudyName, request: LabelsRequest) -> StudyAnswer:
+        """Give a study other tags, or another note, whatever it does at the moment."""
+        store.studies.label(name, **request.given())
         return answer(name)
 
     @router.get("/studies/{name}/stages", responses=described(401, 404, 422), tags=["studies"])

@@ -31,7 +31,8 @@ def create_and_submit(request: StudyRequest, store: ServiceStore, settings: Serv
         raise ConfigError(f"out is {str(folder)!r}, which holds the results of {others[0]}: choose another folder.")
     with _choosing_folder:
         check_own_folder(str(config.out), request.name, store.queue.configurations())
-        store.create_submitted(request.name, kept, objective_names(config.cost), by=_who(), replaces=left)
+        objectives = objective_names(config.cost)
+        store.create_submitted(request.name, kept, objectives, _who(), left, request.labels())
 
 
 def check_new(request: StudyRequest, store: ServiceStore, settings: ServiceSettings) -> None:

@@ -10,6 +10,7 @@ from annotated_types import Le, MaxLen
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, create_model, field_validator
 
 from ftp_core.sources.source import parse_sources
+from search.config.labels import MAX_NOTE_LENGTH, MAX_TAG_LENGTH, MAX_TAGS, checked_labels
 from search.config.run_config import RESUMABLE, SETTINGS, SUBMITTABLE, RunConfig
 from search.config.study_name import MAX_NAME_LENGTH, checked_study_name, normalised
 from search.errors import ConfigError
@@ -20,7 +21,10 @@ from search.service.rules.problems import in_fields
 from search.service.rules.roots import check_makeable, checked_data, checked_model, checked_out, confined
 from search.service.rules.settings import ServiceSettings
 from studies import StudyRecord, StudyStore, Trial
+from studies.records.labels import Labels
 
+Tags = Annotated[list[Annotated[str, MaxLen(MAX_TAG_LENGTH)]], MaxLen(MAX_TAGS)]
+Note = Annotated[str, MaxLen(MAX_NOTE_LENGTH)]
 # Larger data is checked by the runner alone.
 _MAX_CHECKED_BYTES = 64 * 2**20
 
@@ -82,12 +86,34 @@ class StudyRequest(_StudySettings):
     """A new study: its name and settings, which `ftp-search config` describes."""
 
     model_config = ConfigDict(
-        json_schema_extra={"example": {"name": "mine", "trials": 500, "cost": "flops", "target_flops_saved": 0.3}}
+        json_schema_extra={
+            "example": {"name": "mine", "trials": 500, "cost": "flops", "target_flops_saved": 0.3, "tags": ["paper"]}
+        }
     )
 
     name: Annotated[str, AfterValidator(normalised)] = Field(
         min_length=1, max_length=MAX_NAME_LENGTH, description="Unique in the service."
     )
+    tags: Tags = Field([], description="Short texts to find it by.")
+    note: Note = Field("", description="Note on it.")
+
+    def labels(self) -> Labels:
+        """The labels that the request gives, checked and normalised."""
+        return checked_labels(self.tags, self.note)
+
+
+class LabelsRequest(BaseModel):
+    """Labels of a study that change; others stay."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"tags": ["paper", "1B"]}})
+
+    tags: Tags = Field([], description="All tags that it has from now on.")
+    note: Note = Field("", description="Note that it has from now on; empty for none.")
+
+    def given(self) -> dict[str, Any]:
+        """The labels that the request gives, checked and normalised."""
+        labels = checked_labels(self.tags, self.note)
+        return {field: getattr(labels, field) for field in self.model_fields_set}
 
 
 class ResumeRequest(_ChangedSettings):
@@ -122,11 +148,12 @@ def checked_study(
         The configuration, and the fields that the request leaves to the runner.
 
     Raises:
-        ConfigError: A setting is out of range, or names what requests may not name.
+        ConfigError: A setting or a label is out of range, or names what requests may not name.
         DataError: The data cannot be read.
         StudyNotFoundError: The study to start from does not exist.
     """
     checked_study_name(request.name)
+    request.labels()
     given = request.given()
     config = RunConfig.checked(str, **given)
     paths = {"model": config.model, "data": config.data, "test_data": config.test_data, "out": config.out}

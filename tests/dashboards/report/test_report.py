@@ -27,8 +27,11 @@ from dashboards.figures import (
 )
 from dashboards.figures.measurements import measured_front
 from dashboards.report.html import render_report
+from dashboards.report.markdown import render_markdown
+from dashboards.report.plain_values import report_json
 from dashboards.report.summary import key_figures, summary_sentences
 from studies import Measurement, RouterRun, StudyRecord, StudyState, Trial, TrialState
+from studies.records.labels import Labels
 from studies.records.study_facts import ProfileRecord, SelectionRecord, StudyFacts, TimedInput
 from tests.studies.records import trial
 
@@ -243,6 +246,17 @@ def test_a_name_is_text_and_not_markup() -> None:
     page = render_report(replace(DATA, study=replace(STUDY, name="<script>alert(1)</script>")))
     assert "<script>alert(1)" not in page
     assert "&lt;script&gt;alert(1)" in page
+
+
+def test_labels_stand_below_the_heading_as_text() -> None:
+    labels = Labels(("paper", "<b>"), "see *this*\n| row", "grid")
+    data = replace(DATA, study=replace(STUDY, labels=labels))
+    page, markdown = render_report(data), render_markdown(data)
+    assert "Of sweep grid<" in page and "Tags: paper, &lt;b&gt;<" in page and "see *this*\n| row<" in page
+    assert "\n\nTags: paper, \\<b\\>\n\nsee \\*this\\* \\| row\n\n" in markdown
+    found = report_json(data)
+    assert (found["tags"], found["note"], found["sweep"]) == (["paper", "<b>"], labels.note, "grid")
+    assert "Tags: " not in render_report(DATA) + render_markdown(DATA)
 
 
 @pytest.mark.parametrize(

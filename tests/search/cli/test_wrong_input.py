@@ -28,8 +28,22 @@ from tests.studies.other_programs import interfere
 
 Run = Callable[..., Result]
 COMMANDS = (
-    *("run", "search", "resume", "sweep", "config", "workers", "distill", "report", "studies", "show", "delete"),
+    *(
+        "run",
+        "search",
+        "resume",
+        "sweep",
+        "config",
+        "workers",
+        "distill",
+        "report",
+        "studies",
+        "show",
+        "label",
+        "delete",
+    ),
     "export",
+    "label",
     "prompt",
 )
 
@@ -86,6 +100,43 @@ def test_show_says_what_proposers_have_done(run: Run, study: str, tmp_path: Path
         store.runs.keep_proposer_states(study, {"deap": tally})
     assert run("show", study, "--json").json()["proposers"] == [{"name": "deap", **tally}]
     assert "deap 4 1 3 2.50 0.25 50%" in " ".join(run("show", study).out.split())
+
+
+def test_a_study_is_labelled_and_goes_on_as_before(run: Run, study: str) -> None:
+    config = run("show", study, "--json").json()["config"]
+    assert run("label", study).out == "" and "tags" not in run("studies").out
+    labelled = run(
+        "label", study, "--tag", "pa per", "--tag", "mu\u0308ller", "--note", " two\nlines ", "--json"
+    ).json()
+    assert labelled == {"name": study, "tags": ["pa per", "m\u00fcller"], "note": "two\nlines", "sweep": None}
+    assert run("label", study, "--note", "one").out == "tags: pa per, m\u00fcller\nnote: one\n"
+    shown = run("show", study)
+    assert "tags: pa per, m\u00fcller" in shown.out and "note: one" in shown.out and "tags" in run("studies").out
+    assert run("studies", "--json").json()[0]["tags"] == labelled["tags"]
+    assert run("show", study, "--json").json()["config"] == config
+    assert run("label", study, "--no-tags", "--json").json()["tags"] == []
+    assert "'nobody'" in run("label", "nobody", "--tag", "a").err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--tag", "a,b"), "tags have 'a,b': expected text without commas"),
+        (("--tag", " a"), "tags have ' a': expected text without blanks at its ends."),
+        (("--tag", ""), "tags have '': expected text that is not empty."),
+        (("--tag", "\x1b[1m"), "expected printable characters"),
+        (("--tag", "x" * 41), "expected at most 40 characters"),
+        (tuple(f"--tag={number}" for number in range(21)), "tags are 21: expected at most 20."),
+        (("--note", "\x1b[1m"), "note has the character '\\x1b'"),
+        (("--note", "x" * 2001), "note has 2001 characters: expected at most 2000."),
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "label"])
+def test_labels_that_cannot_be_shown_are_refused(
+    run: Run, tmp_path: Path, command: str, options: tuple[str, ...], words: str
+) -> None:
+    result = run(*((command, "--name", "mine") if command == "run" else (command, "mine")), *options)
+    assert result.code == 2 and words in result.err and list(tmp_path.iterdir()) == []
 
 
 def test_show_and_list_say_what_other_programs_put_into_a_study(run: Run, study: str, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from search.errors import ConfigError
 from search.evaluators.ray_cluster import cluster
 from search.problem.objectives import OBJECTIVES
 from studies import StudyStore
+from studies.records.labels import Labels
 from tests.search.command import COMMAND, Result, heed_signals, run_here, run_process
 
 Run = Callable[..., Result]
@@ -239,6 +240,7 @@ def test_one_study_fails_alone_and_what_has_finished_is_not_run_again(run: Run, 
 def test_repeats_differ_in_their_seed_and_are_compared(run: Run, tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text(json.dumps(TINY))
     options = ("run", "--name", "mine", "--config", "base.yaml", "--repeats", "2", "--seed", "5", "--quiet")
+    options += ("--tag", "paper", "--note", "two seeds")
     result = run(*options)
     # Once of each study.
     assert result.code == 0
@@ -250,6 +252,7 @@ def test_repeats_differ_in_their_seed_and_are_compared(run: Run, tmp_path: Path)
     assert {row["variant"] for row in means} >= {"dense", "uniform", "static", "selected"}
     with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
         first, second = (store.studies.get(f"mine-s{seed}") for seed in (5, 6))
+    assert first.labels == second.labels == Labels(("paper",), "two seeds", "mine")
     assert first.facts.data_fingerprint != second.facts.data_fingerprint
     # Each has its own folder, wherever it is resumed from.
     assert second.config["out"] == str(tmp_path / "ftp-out/mine-s6")

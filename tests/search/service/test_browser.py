@@ -25,6 +25,7 @@ from search.service.dashboard import dashboard
 from search.service.http.app import create_app
 from search.service.rules.settings import ServiceSettings
 from studies import StudyState
+from studies.records.labels import Labels
 from studies.records.trial import WorkSpan
 from studies.service.service_store import ServiceStore
 from studies.service.submissions import RunState
@@ -548,6 +549,27 @@ def test_a_long_list_is_searched_and_turned_and_keeps_its_address(
         expect(count).to_have_text("15 of 60 studies")
         page.get_by_label("search").fill("")
         expect(count).to_have_text("60 studies, page 1 of 3")
+        # A sweep stands in one row, which opens; what is said on a study's page is found here.
+        for seed in range(3):
+            labels = Labels(("<i>",), sweep="gr&d")
+            store.studies.create(f"gr&d-s{seed}", {"seed": seed}, records.STUDY.objectives, labels=labels)
+        page.goto("/")
+        expect(count).to_have_text("63 studies in 61 rows, page 1 of 3")
+        page.get_by_role("link", name="gr&d", exact=True).click()
+        expect(count).to_have_text("3 of 63 studies")
+        expect(page.get_by_role("link", name="Compare these")).to_be_visible()
+        page.get_by_role("link", name="gr&d-s1", exact=True).click()
+        page.get_by_text("Tags and note").click()
+        page.get_by_label("tags, separated by commas").fill("best, 1B")
+        page.get_by_role("button", name="Save", exact=True).click()
+        expect(page.get_by_text("Saved.")).to_be_visible()
+        page.locator("#study-head").get_by_role("link", name="1B").click()
+        page.wait_for_url(lambda url: url.endswith("/?tag=1B"))
+        expect(count).to_have_text("1 of 63 studies")
+        page.get_by_role("link", name="sweep gr&d").click()
+        expect(count).to_have_text("3 of 63 studies")
+        page.get_by_role("link", name="Show all studies").click()
+        expect(count).to_have_text("63 studies in 61 rows, page 1 of 3")
 
 
 def test_a_page_tells_how_long_a_stage_runs_and_what_it_says_last(

@@ -27,6 +27,9 @@ LOOK = {"version": "1", "theme": "light", "webgl": True}
 VALUES: dict[str, Any] = {
     **{"url.search": "?trial=9&view=front", "list-search.value": "made", "list-state.value": ""},
     **{"list-order.value": "newest", "list-page.data": "1", "list-sweep.value": None},
+    **{"list-tag.value": "paper", "list-seeds.data": "", "list-rows.value": "groups"},
+    **{"labels-save.n_clicks": 1, "labels-tags.value": "a, b", "labels-note.value": "c"},
+    **{"labels-were.data": {"tags": "", "note": "c"}},
     **{"chosen-stop.n_clicks": 1, "chosen-delete.n_clicks": None, "chosen-confirm.submit_n_clicks": 1},
     **{"chosen-what.data": "delete", "chosen-keys.data": [study_key("other")]},
     **{"url.pathname": "/study/made%20up", "page-again.n_intervals": 1, "studies-interval.n_intervals": 1},

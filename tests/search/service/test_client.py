@@ -57,9 +57,13 @@ def server(store: ServiceStore, settings: ServiceSettings) -> Iterator[Server]:
 def test_everything_that_the_api_does_the_client_does(store: ServiceStore, server: Server, tmp_path: Path) -> None:
     name = "a b/ü<".replace("/", "")
     with search.Client(server.url, store.tokens.add("ada", Role.EDITOR)) as client:
-        made = client.create(name, trials=6, cost="flops")
+        made = client.create(name, trials=6, cost="flops", tags=["a"], note="b")
         assert made["state"] == "queued" and client.study(name) == made
         assert [study["name"] for study in client.studies(state="queued")] == [name]
+        assert (made["tags"], made["note"]) == (["a"], "b")
+        made = client.label(name, note="c")
+        assert (made["tags"], made["note"]) == (["a"], "c") and client.label(name, tags=[])["tags"] == []
+        assert list(client.studies(tag="a", sweep="none")) == []
         for number, values in enumerate([(0.5, 5.0), (0.1, 7.0), None]):
             store.trials.append(name, trial(number, values))
         assert [one["number"] for one in client.trials(name)] == [0, 1, 2]

@@ -16,29 +16,32 @@ import sqlalchemy as sa
 from dash import no_update
 
 from dashboards import ReportData
-from dashboards.analysis.compared import common_volumes, differing_settings
+from dashboards.analysis.compared import WHERE_IT_RUNS, common_volumes, differing_settings
 from dashboards.app import RefusedError
 from dashboards.app.addresses import asked_of
 from dashboards.app.backend import ThreadedBackend
 from dashboards.app.data_source import Watch
 from dashboards.app.frame import Frame
-from dashboards.app.listing import AT_ONCE, listed, sweeps
+from dashboards.app.listing import AT_ONCE, Group, Wanted, listed
 from dashboards.app.pages.chosen import ChosenStudies
 from dashboards.app.pages.compare import MOST, ComparePage
 from dashboards.app.pages.create import NewPage
 from dashboards.app.pages.explore import Exploring, ranges
+from dashboards.app.pages.labelling import Labelling
 from dashboards.app.pages.manage import study_key
 from dashboards.app.pages.studies import StudiesPage
 from dashboards.app.pages.study import StudyPage
 from dashboards.app.pages.trial_acts import TrialActs
 from dashboards.app.views import FIGURES, Views
-from search.config.run_config import HEADINGS, SUBMITTABLE, RunConfig
+from search.config.groups import RunSettings
+from search.config.run_config import HEADINGS, SETTINGS, SUBMITTABLE, RunConfig
 from search.config.sweep_plan import read_sweep, repeated
 from search.service.dashboard import actions, dashboard, form_field
 from search.service.jobs.prompt_process import PromptProcess
 from search.service.rules.settings import ServiceSettings
 from studies import StorageError, StudyState
 from studies.pareto import RUINED_KL, FrontVolume
+from studies.records.labels import Labels
 from studies.records.study_facts import ProfileRecord, StudyFacts
 from studies.records.trial import WorkSpan
 from studies.service.service_store import ServiceStore
@@ -47,7 +50,7 @@ from tests.dashboards import records
 from tests.search.service.conftest import MakeClient
 
 # The list as it is without an address that says more.
-ALL = ("", "", "newest", "1", "")
+ALL = ("", "", "newest", "1", "", "", "", "groups")
 SCRIPT = "<script>alert(1)</script>"
 
 
@@ -231,11 +234,11 @@ def test_the_list_says_where_studies_stand(store: ServiceStore, watch: Watch, se
     filled(store, SCRIPT)
     store.studies.create("next", {"trials": 50, "model": "demo"}, ("kl", "latency_ms"))
     store.queue.submit("next", by="ada")
-    content, _, seen, *_ = page.rows(1, None, *ALL, None)
+    content, _, _, seen, *_ = page.rows(1, None, *ALL, None)
     text = text_of(content)
     assert SCRIPT in text and "200 trials" in text and "waits for a runner" in text and "submitted by ada" in text
     # What stays the same is not drawn again.
-    assert page.rows(2, None, *ALL, seen)[2] != seen
+    assert page.rows(2, None, *ALL, seen)[3] != seen
     said, _, asked, question, is_shown = page.press("delete", "made up")
     assert asked == "made up" and "cannot be undone" in question and is_shown
     assert page.delete(None, "made up")[0] != "made up: deleted."
@@ -381,25 +384,25 @@ def test_a_list_of_many_studies_is_searched_sorted_and_turned(
     lines = watch.lines()
 
     def names(*chosen: str) -> list[str]:
-        return [one.summary.name for one in listed(lines, *chosen).lines]
+        return [one.summary.name for one in listed(lines, Wanted(*chosen)).rows]
 
     assert names(*ALL) == [f"study {number:02}" for number in range(59, 59 - AT_ONCE, -1)]
     assert names("", "", "oldest", "3") == [f"study {number:02}" for number in range(50, 60)]
     assert names("", "", "name", "1")[0] == "study 00"
     assert names("DEMO 57", "", "name", "1") == ["study 57"]
-    both = listed(lines, "LLAMA 5", "finished", "name", "1")
-    assert [one.summary.name for one in both.lines] == ["study 15", "study 45", "study 51", "study 57"]
+    both = listed(lines, Wanted("LLAMA 5", "finished", "name", "1"))
+    assert [one.summary.name for one in both.rows] == ["study 15", "study 45", "study 51", "study 57"]
     assert both.words == "4 of 60 studies"
     # Whatever an address says, a page is shown.
     for nonsense in ("0", "99", "-1", "x", "²", "9" * 5000):
-        assert listed(lines, "", "", "nothing", nonsense).lines
-    assert listed(lines, "none such", "", "name", "1").lines == []
+        assert listed(lines, Wanted("", "", "nothing", nonsense)).rows
+    assert listed(lines, Wanted("none such", "", "name", "1")).rows == []
     text = text_of(page.layout("", {"q": ["study"], "page": ["2"], "state": ["nonsense"]}))
     assert "60 studies, page 2 of 3" in text and "study 20" in text and "study 59" not in text
     assert "No such studies" in text_of(page.layout("", {"q": ["none such"]}))
-    _, _, seen, *shown = page.rows(1, None, "", "", "newest", "3", "", None)
+    _, _, _, seen, *shown = page.rows(1, None, "", "", "newest", "3", *ALL[4:], None)
     assert shown == ["60 studies, page 3 of 3", False, True]
-    assert page.rows(2, None, "", "", "newest", "3", "", seen)[1] is no_update
+    assert page.rows(2, None, "", "", "newest", "3", *ALL[4:], seen)[1] is no_update
 
 
 @pytest.mark.parametrize(
@@ -427,26 +430,78 @@ def test_a_page_shows_what_its_address_asks_for_if_it_can(
     assert ("data" in page["selected"].to_plotly_json()["props"]) == (number is not None)
 
 
-def test_studies_of_a_sweep_are_marked_and_filtered(
+def test_sweeps_and_seeds_stand_in_one_row_that_opens(
     store: ServiceStore, watch: Watch, settings: ServiceSettings, tmp_path: Path
 ) -> None:
     plan = tmp_path / "grid.yaml"
     plan.write_text("models: [demo, ./models/my model]\ntargets: [0.2, 0.35]\nseeds: 2\n")
-    planned = [*read_sweep(plan).studies, *repeated("mine", RunConfig(), 3).studies]
-    for one in planned:
-        store.studies.create(one.name, one.config.model_dump(mode="json"), ("kl", "latency_ms"))
-    # Names that only end as those of sweeps do.
-    for name in ("alone-s1", "grid", "mine-any-more", "-s3"):
-        store.studies.create(name, {"model": "demo"}, ("kl", "latency_ms"))
-    found = sweeps(watch.lines())
-    assert found == {one.name: "grid" if one.name.startswith("grid") else "mine" for one in planned}
-    assert [one.summary.name for one in listed(watch.lines(), "", "", "name", "1", "mine").lines] == [
-        *("mine-s0", "mine-s1", "mine-s2")
-    ]
+    for sweep in (read_sweep(plan), repeated("mine", RunConfig(), 3)):
+        for one in sweep.studies:
+            config = one.config.model_copy(update={"workers": one.config.seed + 1})
+            labels = Labels(sweep=sweep.name)
+            store.studies.create(one.name, config.model_dump(mode="json"), ("kl", "latency_ms"), labels=labels)
+    store.runs.set_state("grid-demo-t0.2-s0", StudyState.FINISHED)
+    # Equal ones that no sweep made, one with another number of trials, and a name that only ends as those of sweeps do.
+    for seed, trials in ((0, 50), (1, 50), (2, 60)):
+        store.studies.create(f"alone{seed}", {"model": "m", "seed": seed, "trials": trials}, ("kl", "latency_ms"))
+    store.studies.create("grid-s3", {"model": "demo"}, ("kl", "latency_ms"))
+    lines = watch.lines()
+
+    def rows(**wanted: str) -> list[str]:
+        shown = listed(lines, Wanted(order="name", **wanted)).rows
+        return [f"{x.kind} {x.title} {len(x.lines)}" if isinstance(x, Group) else x.summary.name for x in shown]
+
+    assert rows() == ["seeds alone0 2", "alone2", "sweep grid 8", "grid-s3", "sweep mine 3"]
+    grid = [f"grid-{model}-t{target}" for model in ("demo", "my-model") for target in (0.2, 0.35)]
+    assert rows(sweep="grid") == [f"seeds {one}-s0 2" for one in grid]
+    assert rows(sweep="mine") == ["mine-s0", "mine-s1", "mine-s2"]
+    assert rows(sweep="grid", seeds="grid-demo-t0.2-s1") == ["grid-demo-t0.2-s0", "grid-demo-t0.2-s1"]
+    assert rows(seeds="alone1") == ["alone0", "alone1"] and rows(seeds="none") == []
+    assert rows(sweep="grid", state="finished") == ["grid-demo-t0.2-s0"] == rows(state="finished")
+    assert len(rows(rows="each")) == 15
+    group = listed(lines, Wanted(typed="grid-")).rows[-1]
+    assert isinstance(group, Group) and group.states == [(RunState.CREATED, 7), (RunState.FINISHED, 1)]
     page = StudiesPage(watch, actions(store, settings, PromptProcess(store, settings)), lambda: True)
-    content, known, *_ = page.rows(1, None, *ALL, None)
-    assert known == ["grid", "mine"] and "sweep=grid" in text_of(content)
-    assert "1 of 15" not in page.rows(1, None, *ALL[:-1], "mine", None)[3] == "3 of 15 studies"
+    content, sweeps, _, _, words, *_ = page.rows(1, None, *ALL, None)
+    text = text_of(content)
+    assert sweeps == ["grid", "mine"] and words == "15 studies in 5 rows" and "seeds 0, 1, 2" in text
+    assert "/?sweep=grid" in text and "/?seeds=alone0" in text and "/compare?study=alone1&study=alone0" in text
+    opened = page.layout("", {"sweep": ["grid"]})
+    assert "8 of 15 studies in 4 rows" in text_of(opened) and "sweep=grid&seeds=grid" in text_of(opened)
+
+
+def test_settings_that_say_where_a_study_runs_are_those_of_the_machine() -> None:
+    assert {field for field, one in SETTINGS.items() if one.group == RunSettings.heading} == WHERE_IT_RUNS
+
+
+def test_studies_are_found_by_tag_and_note_and_labelled_on_their_page(
+    store: ServiceStore, watch: Watch, settings: ServiceSettings
+) -> None:
+    may = actions(store, settings, PromptProcess(store, settings))
+    assert NewPage(may, lambda: True).create({"name": "a", "tags": "paper, mu\u0308ller,", "note": SCRIPT}) == "a"
+    store.studies.create("b", {"model": "demo"}, ("kl", "latency_ms"), labels=Labels(("paper",)))
+    lines = watch.lines()
+    for wanted in (Wanted(tag="m\u00fcller"), Wanted(typed="M\u00dcLLER"), Wanted(typed="alert")):
+        assert [one.summary.name for one in listed(lines, wanted).rows] == ["a"]
+    page = StudiesPage(watch, may, lambda: True)
+    content, _, tags, *_ = page.rows(1, None, *ALL, None)
+    assert tags == ["m\u00fcller", "paper"] and "/?tag=m%C3%BCller" in text_of(content) and SCRIPT in text_of(content)
+    study = StudyPage(watch, may, lambda: True)
+    assert SCRIPT in text_of(study.layout("a")) and '"paper, m\\u00fcller"' in text_of(study.layout("a"))
+    assert "labels-save" not in text_of(StudyPage(watch, may, lambda: False).layout("a"))
+    version, labelling = watch.version("a"), Labelling(may, lambda: True)
+    were = {"tags": "paper, m\u00fcller", "note": SCRIPT}
+    # What was not touched here stays what it has become elsewhere.
+    store.studies.label("a", note="better")
+    assert labelling.save(1, "x, y", SCRIPT, were, "a") == ("Saved.", {"tags": "x, y", "note": SCRIPT}, 1)
+    assert store.studies.get("a").labels == Labels(("x", "y"), "better") and watch.version("a") != version
+    for refused, why in (("x" * 41, "at most 40 characters"), ("a\0", "printable"), (",".join("a" * 21), "")):
+        assert why in labelling.save(1, refused, "better", were, "a")[0]
+    assert "only editors" in Labelling(may, lambda: False).save(1, "z", "", were, "a")[0]
+    assert "no such study" in labelling.save(1, "z", "", were, "none")[0]
+    assert store.studies.get("a").labels.tags in (("x", "y"), ("a",))
+    # One that is made like it is about the same.
+    assert '"paper"' in text_of(NewPage(may, lambda: True).layout("", {"like": ["b"]}))
 
 
 def test_the_list_says_when_studies_changed_and_who_submitted_them(store: ServiceStore, watch: Watch) -> None:
@@ -460,8 +515,8 @@ def test_the_list_says_when_studies_changed_and_who_submitted_them(store: Servic
         store.events.add("first", [("log", {"text": "on it"})])
     lines = watch.lines()
     assert lines[-1].summary.created_at <= before < lines[-1].changed_at
-    assert listed(lines, "", "", "changed", "1").lines[0].summary.name == "first"
-    assert [one.summary.name for one in listed(lines, "", "", "by", "1").lines][:2] == ["third", "first"]
+    assert listed(lines, Wanted(order="changed")).rows[0].summary.name == "first"
+    assert [one.summary.name for one in listed(lines, Wanted(order="by")).rows][:2] == ["third", "first"]
 
 
 def test_one_that_fails_does_not_keep_the_other_chosen_studies_from_being_deleted(

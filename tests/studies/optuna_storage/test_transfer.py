@@ -11,6 +11,7 @@ import pytest
 
 from search.config.run_config import RunConfig
 from studies import RouterRun, StorageError, StudyState, StudyStorage, StudyStore, copy_study, open_optuna
+from studies.records.labels import Labels
 from studies.records.study_facts import StudyFacts
 from tests.studies.records import trial
 
@@ -28,7 +29,8 @@ def router(number: int) -> RouterRun:
 
 def filled(url: str, config: RunConfig) -> None:
     with StudyStore(url) as store:
-        store.studies.create("mine", config.model_dump(), ("kl", "flops"))
+        labels = Labels(("müller", "a b"), "seems good\n100 %", "grid")
+        store.studies.create("mine", config.model_dump(), ("kl", "flops"), labels=labels)
         for number in range(2):
             store.trials.append("mine", trial(number, (float(number), 10.0 - number), (number / 4,) * 12))
         store.routers.add("mine", router(1), WEIGHTS)
@@ -50,6 +52,7 @@ def test_what_was_exported_is_imported_as_it_was(database_url: str, tmp_path: Pa
     copy_study(theirs, StudyStorage(other), "mine")
     with StudyStore(database_url) as before, StudyStore(other) as after:
         assert after.studies.get("mine") == before.studies.get("mine")
+        assert after.studies.get("mine").labels.sweep == "grid"
         assert after.trials.of("mine") == before.trials.of("mine")
         assert after.runs.stages("mine") == before.runs.stages("mine")
         assert after.routers.of("mine") == before.routers.of("mine")

@@ -11,6 +11,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from studies import StorageError, StudyStore
+from studies.records.labels import Labels
 from studies.sql import schema
 from studies.sql.database import Database
 from studies.sql.migration import current_revision, upgrade_database
@@ -52,6 +53,7 @@ def test_studies_of_the_first_schema_stay_what_they_were(tmp_path: Path) -> None
         store.studies.create("one", {"trials": 3}, ("kl",))
     with sqlite3.connect(tmp_path / "first.db") as raw:
         raw.execute("DROP TABLE substitute")
+        raw.execute("DROP TABLE label")
     raw.close()
     of_revision(tmp_path / "first.db", "0001")
     with pytest.raises(StorageError, match="db upgrade"):
@@ -60,6 +62,8 @@ def test_studies_of_the_first_schema_stay_what_they_were(tmp_path: Path) -> None
     with StudyStore(url, create=False) as store:
         assert store.studies.get("one").config == {"trials": 3}
         assert store.substitutes.of("one") == []
+        assert store.studies.get("one").labels == Labels()
+        assert store.studies.label("one", ["old"]) == store.studies.get("one").labels == Labels(("old",))
 
 
 def test_revisions_lead_to_the_schema_that_the_program_makes(database_url: str) -> None:

@@ -30,6 +30,7 @@ from studies import (
     front,
     load,
 )
+from studies.records.labels import Labels
 from studies.records.records import Disagreement, GroupAccuracy, ReportExamples, RoutedPrompt
 from studies.records.study_facts import ProfileRecord, StudyFacts
 from studies.records.trial import WorkSpan
@@ -218,16 +219,31 @@ def test_a_finished_trial_needs_finite_values(store: StudyStore, values: tuple[f
     assert store.trials.n_ended("one") == 0
 
 
+def test_labels_are_changed_one_by_one_and_the_sweep_stays(store: StudyStore) -> None:
+    config = store.studies.get("one").config
+    assert store.studies.get("one").labels == store.studies.summaries()[0].labels == Labels()
+    assert store.studies.label("one", tags=["a"]) == Labels(("a",))
+    assert store.studies.label("one", note="n") == store.studies.get("one").labels == Labels(("a",), "n")
+    store.studies.create("of a sweep", {}, ("kl",), labels=Labels(("a", "b"), "n", "grid"))
+    assert store.studies.label("of a sweep", [], "") == Labels(sweep="grid")
+    assert [one.labels for one in store.studies.summaries()] == [Labels(("a",), "n"), Labels(sweep="grid")]
+    # They are no settings.
+    assert store.studies.get("one").config == config
+    with pytest.raises(StudyNotFoundError):
+        store.studies.label("two", ["a"])
+
+
 def test_deleting_a_study_deletes_all_it_remembers(store: StudyStore, tmp_path: Path) -> None:
     store.trials.append("one", trial(0, (1.0, 2.0)))
     store.results.replace_measurements("one", [MEASUREMENT])
     store.routers.add("one", ROUTER, b"weights")
     store.substitutes.keep("one", [b"maps"])
     store.runs.keep_proposer_states("one", {"tpe": {"asked": 1}})
+    store.studies.label("one", ["a"], "b")
     store.delete_study("one")
     assert store.studies.summaries() == []
     with sqlite3.connect(tmp_path / "studies.db") as raw:
-        for table in ("trial", "measurement", "router_run", "substitute", "proposer_state"):
+        for table in ("trial", "measurement", "router_run", "substitute", "proposer_state", "label"):
             assert raw.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
 
 

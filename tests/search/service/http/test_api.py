@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import re
 import sqlite3
@@ -23,6 +24,7 @@ from search.service.dashboard import dashboard
 from search.service.rules.settings import ServiceSettings
 from studies import RouterRun, StorageError, StudyState, Trial, TrialState
 from studies.records.halves import stored
+from studies.records.labels import Labels
 from studies.records.trial import WorkSpan
 from studies.service.service_store import ServiceStore
 from studies.sql.database import Database
@@ -137,7 +139,7 @@ def test_parameters_that_an_operation_lacks_are_refused_with_a_hint(client: Test
     client.post(STUDIES, json={"name": "one"})
     for path, hint in (
         (f"{STUDIES}?limt=3", "did you mean limit?"),
-        (f"{STUDIES}?limit=3&after=2", "expected state or offset or limit."),
+        (f"{STUDIES}?limit=3&after=2", "expected state or tag or sweep or offset or limit."),
         (f"{STUDIES}/one?limit=3", "expected none."),
         ("/api/v1/health?x=", "expected none."),
     ):
@@ -295,6 +297,36 @@ def test_bodies_that_are_half_sent_are_not_waited_for(
     anyio.run(ask)
     assert [one["status"] for one in sent if "status" in one] == ([408] if ends == "never" else [])
     assert caplog.text == ""
+
+
+def test_a_study_is_labelled_by_editors_whatever_it_does(
+    client: TestClient, store: ServiceStore, editor: dict[str, str], reader: dict[str, str]
+) -> None:
+    made = client.post(STUDIES, json={"name": "a", "tags": ["mu\u0308ller", "x", "x"], "note": " n "}, headers=editor)
+    assert (made.json()["tags"], made.json()["note"], made.json()["sweep"]) == (["m\u00fcller", "x"], "n", None)
+    store.studies.create("b", {}, ("kl", "latency_ms"), labels=Labels(("x",), sweep="grid"))
+    labels = f"{STUDIES}/a/labels"
+    assert client.patch(labels, json={"tags": []}, headers=reader).status_code == 403
+    with store.runs.lease("a"):
+        changed = client.patch(labels, json={"tags": ["y"]}, headers=editor).json()
+    assert (changed["tags"], changed["note"], changed["config"]) == (["y"], "n", made.json()["config"])
+    assert client.patch(labels, json={"note": ""}, headers=editor).json()["tags"] == ["y"]
+    for body, detail in (
+        ({"tags": ["a,b"]}, "tags have 'a,b': expected text without commas"),
+        ({"tags": None}, "tags is None: expected a list."),
+        ({"note": "\u0000"}, "note has the character"),
+        ({"tags": ["\ud800"]}, "expected text."),
+        ({"sweep": "mine"}, "sweep is unknown."),
+    ):
+        refused = client.patch(labels, content=json.dumps(body), headers={"Content-Type": "application/json", **editor})
+        assert refused.status_code == 422 and detail in refused.json()["detail"], refused.text
+    assert client.post(STUDIES, json={"name": "c", "tags": [" "]}, headers=editor).status_code == 422
+    assert client.patch(f"{STUDIES}/none/labels", json={}, headers=editor).status_code == 404
+
+    def names(**asked: str) -> list[str]:
+        return [one["name"] for one in client.get(STUDIES, params=asked, headers=reader).json()["items"]]
+
+    assert (names(tag="y"), names(tag="x"), names(sweep="grid"), names(tag="n")) == (["a"], ["b"], ["b"], [])
 
 
 def test_studies_are_listed_in_pages_and_by_state(client: TestClient, store: ServiceStore) -> None:

@@ -18,10 +18,15 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from search.config.run_config import RunConfig
+from search.service.auth import login
 from search.service.auth.login import TokenShown
+from search.service.http import responses, result_responses
 from search.service.http.app import create_app
-from search.service.rules.requests import PromptRequest, ResumeRequest, StudyRequest
+from search.service.http.examples import ANSWERS, OF_OPERATIONS
+from search.service.rules.requests import LabelsRequest, PromptRequest, ResumeRequest, StudyRequest
 from search.service.rules.settings import ServiceSettings
+from studies.records.study_facts import SHOWN_FACTS, StudyFacts
 from studies.service.service_store import ServiceStore
 from tests.studies.records import trial
 
@@ -49,13 +54,35 @@ def test_operations_say_what_they_do_who_may_and_what_is_sent(store: ServiceStor
     is_open = {place for place, one in operations.items() if not one["security"]}
     assert is_open == {("get", f"/api/v1/{one}") for one in ("health", "ready")} | {("post", "/api/v1/session")}
     bodies = [one["requestBody"]["content"]["application/json"] for one in operations.values() if "requestBody" in one]
-    sent = {one.__name__: one for one in (StudyRequest, ResumeRequest, PromptRequest, TokenShown)}
+    sent = {one.__name__: one for one in (StudyRequest, LabelsRequest, ResumeRequest, PromptRequest, TokenShown)}
     for body in bodies:
         [named] = [one for one in body["schema"].get("anyOf", [body["schema"]]) if "$ref" in one]
         made = sent[named["$ref"].split("/")[-1]]
         # What is given for an example can be sent.
         made.model_validate(schemas[made.__name__]["example"])
     assert len(bodies) == len(sent)
+
+
+def test_every_answer_has_an_example_that_it_could_be(store: ServiceStore, tmp_path: Path) -> None:
+    app = create_app(store, ServiceSettings(out=tmp_path / "out"))
+    models = {name: one for module in (responses, result_responses, login) for name, one in vars(module).items()}
+    seen, kinds = set(), set()
+    for path, operations in app.openapi()["paths"].items():
+        for method, operation in operations.items():
+            for status, response in operation["responses"].items():
+                body = response.get("content", {}).get("application/json")
+                if not status.startswith("2") or body is None:
+                    continue
+                kind = body["schema"]["$ref"].rpartition("/")[-1]
+                # Nothing is missing, nothing is more, and everything is written as answers write it.
+                answer = models[kind].model_validate(body["example"])
+                assert answer.model_dump(mode="json") == body["example"], (method, path)
+                seen.add((method, path))
+                kinds.add(kind)
+    assert kinds == set(ANSWERS) and set(OF_OPERATIONS) < seen
+    study, file = ANSWERS["StudyAnswer"], ANSWERS["ScheduleFile"]
+    assert set(study["facts"]) <= set(SHOWN_FACTS) and StudyFacts(**study["facts"])
+    assert RunConfig.checked(str, **study["config"]) == RunConfig.checked(str, **file["settings"])
 
 
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import pytest
 import uvicorn
@@ -64,6 +65,28 @@ def chromium(require_system_dep: Callable[[str], Path]) -> Iterator[Browser]:
         browser.close()
 
 
+# Widths and themes of pages.
+LOOKS = ((1280, "light"), (390, "dark"), (1280, "dark"), (390, "light"))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every test at each width and theme: at one of them, in turns, wherever tests run; at the others as stress."""
+    if "width" not in metafunc.fixturenames:
+        own = crc32(metafunc.function.__name__.encode()) % len(LOOKS)
+        looks = [
+            pytest.param(look, marks=() if place == own else pytest.mark.slow, id=f"{look[0]}-{look[1]}")
+            for place, look in enumerate(LOOKS)
+        ]
+        metafunc.parametrize("look", looks, indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def look(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The width and the theme of pages that are not told theirs."""
+    width, scheme = getattr(request, "param", LOOKS[0])
+    monkeypatch.setattr(opened, "look", (width, scheme), raising=False)
+
+
 @pytest.fixture
 def address(store: ServiceStore, settings: ServiceSettings) -> Iterator[str]:
     app = create_app(store, settings, dashboard(settings))
@@ -85,12 +108,14 @@ def opened(
     chromium: Browser,
     address: str,
     name: str,
-    width: int = 1280,
-    scheme: Any = "light",
+    width: int | None = None,
+    scheme: Any = None,
     complains_of: tuple[str, ...] = (),
     zone: str | None = None,
 ) -> Iterator[Page]:
     """A page that must load nothing from elsewhere, break no policy, and say nothing else on its console."""
+    own_width, own_scheme = opened.look  # type: ignore[attr-defined]
+    width, scheme = width or own_width, scheme or own_scheme
     context = chromium.new_context(
         viewport={"width": width, "height": 900},
         color_scheme=scheme,

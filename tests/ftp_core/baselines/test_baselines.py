@@ -1,0 +1,121 @@
+"""Every method passes the checks that are shipped for those that others write, on models of two families."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from ftp_core.baselines import Budget, baseline, baseline_names, register_baseline
+from ftp_core.baselines.shortened_prompt import ShortenedPrompt
+from ftp_core.baselines.testing import CHECKS, Subject
+from ftp_core.errors import CoreError, DataError, ModelError, ScheduleError
+from ftp_core.quality.quality import QualitySet
+from ftp_core.routers import StaticRouter
+from ftp_core.skipping.skipping_model import SkippingModel
+from ftp_core.text.encoding import EncodedExample
+from tests.ftp_core.tiny_models import CONFIGS, VOCABULARY, tiny
+
+N_BLOCKS = 6
+# Half of a step, in operations of the prefill; a block is a sixth of them here.
+STEPS = {"shortgpt": 0.1, "blockpruner": 0.1, "laco": 0.2}
+OTHERS = ("gpt_neox", "gemma2")
+REFUSED: dict[tuple[str, str], str] = {}
+
+
+def deep(family: str = "llama") -> SkippingModel:
+    config = {**CONFIGS[family], "num_hidden_layers": N_BLOCKS, "vocab_size": VOCABULARY}
+    with torch.inference_mode(False), torch.random.fork_rng():
+        torch.manual_seed(1)
+        return SkippingModel(AutoModelForCausalLM.from_config(AutoConfig.for_model(**config)).eval())
+
+
+def examples(n: int = 5) -> list[EncodedExample]:
+    draws = torch.Generator().manual_seed(3)
+
+    def ids(length: int) -> tuple[int, ...]:
+        return tuple(torch.randint(3, VOCABULARY, (length,), generator=draws).tolist())
+
+    return [EncodedExample(ids(11 + 7 * (i % 3)), (ids(4), ids(5)), i % 2, i % 2 == 0) for i in range(n)]
+
+
+@cache
+def subject(name: str, family: str = "llama") -> Subject:
+    return Subject(partial(baseline, name), deep(family), examples(), STEPS.get(name, 0.03))
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("name", baseline_names())
+def test_every_method_passes_the_shipped_checks(name: str, check: Callable[[Subject], None]) -> None:
+    check(subject(name))
+
+
+@pytest.mark.parametrize("family", OTHERS)
+@pytest.mark.parametrize("name", baseline_names())
+def test_methods_pass_them_on_other_families_or_say_why_they_cannot(name: str, family: str) -> None:
+    one = subject(name, family)
+    if (name, family) in REFUSED:
+        with pytest.raises(ModelError, match=REFUSED[name, family]):
+            one.fitted(0.2)
+        return
+    for check in CHECKS:
+        check(one)
+
+
+class Careless(ShortenedPrompt):
+    """A method that every check but one is content with."""
+
+    name = "careless"
+
+    def fit(self, model: SkippingModel, *rest: Any, **options: Any) -> Any:
+        pruned = super().fit(model, *rest, **options)
+        with torch.no_grad():
+            model.model.get_output_embeddings().weight.mul_(1.5)
+        return pruned
+
+
+def test_the_checks_find_a_method_that_changes_the_dense_model() -> None:
+    with pytest.raises(AssertionError, match="the dense model has changed"):
+        CHECKS[4](Subject(Careless, deep(), examples()))
+
+
+def test_others_register_their_own_under_a_name_that_is_free() -> None:
+    register_baseline("careless", Careless)
+    assert isinstance(baseline("careless"), Careless) and "careless" in baseline_names()
+    for name, match in (("shortgpt", "A method of the program"), ("a b", "cannot be called")):
+        with pytest.raises(CoreError, match=match):
+            register_baseline(name, Careless)
+    register_baseline("other", Careless)
+    with pytest.raises(CoreError, match="calls itself 'careless'"):
+        baseline("other")
+    with pytest.raises(CoreError, match=r"No method is called 'nobody': expected one of shortened_prompt, "):
+        baseline("nobody")
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
+def test_what_cannot_be_saved_is_refused(share: float) -> None:
+    with pytest.raises(ScheduleError, match=r"must be in \[0, 1\)"):
+        Budget(share)
+
+
+def test_a_pruned_model_is_evaluated_as_its_schedule_and_router_are_item_by_item() -> None:
+    one, items = subject("shortened_prompt"), QualitySet(deep(), examples(), 2)
+    pruned = baseline("shortened_prompt").fit(items.model, examples(), Budget(0.2, 2, 40))
+    expected = items.evaluate(pruned.schedule, StaticRouter(), choices=True, intervals=True, items=True)
+    calls: list[None] = []
+    assert items.evaluate_pruned(pruned, True, True, lambda: calls.append(None), True) == expected
+    assert len(calls) == items.n_batches and expected.kl > 0
+    other = SkippingModel(tiny("qwen3"))
+    with pytest.raises(ModelError, match="answers of another model"):
+        items.evaluate_pruned(baseline("shortened_prompt").fit(other, examples(), Budget(0.2)))
+    with pytest.raises(ModelError, match="from another model than the one to be measured"):
+        one.fitted(0.2).step_of(other.model)
+
+
+def test_methods_that_look_at_examples_need_some() -> None:
+    with pytest.raises(DataError, match="at least one"):
+        baseline("shortgpt").fit(deep(), [], Budget(0.2))

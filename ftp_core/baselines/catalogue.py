@@ -20,6 +20,7 @@ _HOMES = {
     "first_k": "sanity_rows:FirstTokens",
     "last_k": "sanity_rows:LastTokens",
     "shortgpt": "shortgpt:ShortGPT",
+    "blockpruner": "blockpruner:BlockPruner",
 }
 _registered: dict[str, BaselineFactory] = {}
 

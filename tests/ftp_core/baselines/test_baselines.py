@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from ftp_core.baselines import Budget, baseline, baseline_names, register_baseline
 from ftp_core.baselines.shortened_prompt import ShortenedPrompt
@@ -17,30 +18,19 @@ from ftp_core.errors import CoreError, DataError, ModelError, ScheduleError
 from ftp_core.quality.quality import QualitySet
 from ftp_core.routers import StaticRouter
 from ftp_core.skipping.skipping_model import SkippingModel
-from ftp_core.text.encoding import EncodedExample
-from tests.ftp_core.tiny_models import CONFIGS, VOCABULARY, tiny
+from tests.ftp_core.baselines.slow_models import deep_base, examples
+from tests.ftp_core.tiny_models import tiny
 
-N_BLOCKS = 6
 # Half of a step, in operations of the prefill; a block is a sixth of them here.
 STEPS = {"shortgpt": 0.1, "blockpruner": 0.1, "laco": 0.2}
 OTHERS = ("gpt_neox", "gemma2")
+# Where it depends on the prompt how many tokens run, operations are known on average.
+DEPEND_ON_TEXT = ("early_exit",)
 REFUSED: dict[tuple[str, str], str] = {}
 
 
 def deep(family: str = "llama") -> SkippingModel:
-    config = {**CONFIGS[family], "num_hidden_layers": N_BLOCKS, "vocab_size": VOCABULARY}
-    with torch.inference_mode(False), torch.random.fork_rng():
-        torch.manual_seed(1)
-        return SkippingModel(AutoModelForCausalLM.from_config(AutoConfig.for_model(**config)).eval())
-
-
-def examples(n: int = 5) -> list[EncodedExample]:
-    draws = torch.Generator().manual_seed(3)
-
-    def ids(length: int) -> tuple[int, ...]:
-        return tuple(torch.randint(3, VOCABULARY, (length,), generator=draws).tolist())
-
-    return [EncodedExample(ids(11 + 7 * (i % 3)), (ids(4), ids(5)), i % 2, i % 2 == 0) for i in range(n)]
+    return SkippingModel(deep_base(family))
 
 
 @cache
@@ -64,6 +54,18 @@ def test_methods_pass_them_on_other_families_or_say_why_they_cannot(name: str, f
         return
     for check in CHECKS:
         check(one)
+
+
+@pytest.mark.parametrize("name", [name for name in baseline_names() if name not in DEPEND_ON_TEXT])
+def test_operations_are_counted_as_torch_counts_them_and_keys_are_those_in_the_cache(name: str) -> None:
+    one = subject(name)
+    pruned = one.fitted(0.45)
+    step = pruned.step_of(one.model.model)
+    # torch counts nothing for its fused attention on the CPU.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
+        _, cache = step(torch.randint(3, 50, (2, 40), generator=torch.Generator().manual_seed(0)), None)
+    assert counter.get_total_flops() == pytest.approx(pruned.flops(2, 40), rel=1e-6)
+    assert cache.kv_bytes() == pruned.kv_bytes(2, 40)
 
 
 class Careless(ShortenedPrompt):

@@ -21,6 +21,7 @@ _HOMES = {
     "last_k": "sanity_rows:LastTokens",
     "shortgpt": "shortgpt:ShortGPT",
     "blockpruner": "blockpruner:BlockPruner",
+    "laco": "laco:LaCo",
 }
 _registered: dict[str, BaselineFactory] = {}
 

@@ -22,6 +22,7 @@ _HOMES = {
     "shortgpt": "shortgpt:ShortGPT",
     "blockpruner": "blockpruner:BlockPruner",
     "laco": "laco:LaCo",
+    "llm_pruner": "llm_pruner:LLMPruner",
 }
 _registered: dict[str, BaselineFactory] = {}
 

@@ -26,7 +26,7 @@ STEPS = {"shortgpt": 0.1, "blockpruner": 0.1, "laco": 0.2}
 OTHERS = ("gpt_neox", "gemma2")
 # Where it depends on the prompt how many tokens run, operations are known on average.
 DEPEND_ON_TEXT = ("early_exit",)
-REFUSED: dict[tuple[str, str], str] = {}
+REFUSED = {("llm_pruner", "gpt_neox"): "needs a family with those of Llama"}
 
 
 def deep(family: str = "llama") -> SkippingModel:

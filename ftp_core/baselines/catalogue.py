@@ -23,6 +23,7 @@ _HOMES = {
     "blockpruner": "blockpruner:BlockPruner",
     "laco": "laco:LaCo",
     "llm_pruner": "llm_pruner:LLMPruner",
+    "monotone": "monotone:Monotone",
 }
 _registered: dict[str, BaselineFactory] = {}
 

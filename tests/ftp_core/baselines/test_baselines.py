@@ -22,7 +22,7 @@ from tests.ftp_core.baselines.slow_models import deep_base, examples
 from tests.ftp_core.tiny_models import tiny
 
 # Half of a step, in operations of the prefill; a block is a sixth of them here.
-STEPS = {"shortgpt": 0.1, "blockpruner": 0.1, "laco": 0.2}
+STEPS = {"shortgpt": 0.1, "blockpruner": 0.1, "laco": 0.2, "swiftkv": 0.1}
 OTHERS = ("gpt_neox", "gemma2")
 # Where it depends on the prompt how many tokens run, operations are known on average.
 DEPEND_ON_TEXT = ("early_exit",)

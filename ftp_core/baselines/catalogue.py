@@ -24,6 +24,8 @@ _HOMES = {
     "laco": "laco:LaCo",
     "llm_pruner": "llm_pruner:LLMPruner",
     "monotone": "monotone:Monotone",
+    "swiftkv": "swiftkv:SwiftKV",
+    "early_exit": "early_exit:EarlyExit",
 }
 _registered: dict[str, BaselineFactory] = {}
 

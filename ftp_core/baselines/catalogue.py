@@ -26,6 +26,7 @@ _HOMES = {
     "monotone": "monotone:Monotone",
     "swiftkv": "swiftkv:SwiftKV",
     "early_exit": "early_exit:EarlyExit",
+    "mixture_of_depths": "mixture_of_depths:MixtureOfDepths",
 }
 _registered: dict[str, BaselineFactory] = {}
 

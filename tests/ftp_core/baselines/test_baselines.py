@@ -12,18 +12,23 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ftp_core.baselines import Budget, baseline, baseline_names, register_baseline
+from ftp_core.baselines.mixture_of_depths import MixtureOfDepths
 from ftp_core.baselines.shortened_prompt import ShortenedPrompt
 from ftp_core.baselines.testing import CHECKS, Subject
 from ftp_core.errors import CoreError, DataError, ModelError, ScheduleError
 from ftp_core.quality.quality import QualitySet
 from ftp_core.routers import StaticRouter
 from ftp_core.skipping.skipping_model import SkippingModel
+from ftp_core.training.distillation_config import DistillationConfig
 from tests.ftp_core.baselines.slow_models import deep_base, examples
 from tests.ftp_core.tiny_models import tiny
 
 # Half of a step, in operations of the prefill; a block is a sixth of them here.
 STEPS = {"shortgpt": 0.1, "blockpruner": 0.1, "laco": 0.2, "swiftkv": 0.1}
 OTHERS = ("gpt_neox", "gemma2")
+# The program's own settings would train for long.
+BRIEF = DistillationConfig(steps=2, batch_size=4, evaluate_every=2, w_sparsity=0.0)
+QUICK = {"mixture_of_depths": lambda: MixtureOfDepths(BRIEF)}
 # Where it depends on the prompt how many tokens run, operations are known on average.
 DEPEND_ON_TEXT = ("early_exit",)
 REFUSED = {("llm_pruner", "gpt_neox"): "needs a family with those of Llama"}
@@ -35,7 +40,7 @@ def deep(family: str = "llama") -> SkippingModel:
 
 @cache
 def subject(name: str, family: str = "llama") -> Subject:
-    return Subject(partial(baseline, name), deep(family), examples(), STEPS.get(name, 0.03))
+    return Subject(QUICK.get(name, partial(baseline, name)), deep(family), examples(), STEPS.get(name, 0.03))
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)

@@ -23,6 +23,10 @@ _HOMES = {
     "blockpruner": "blockpruner:BlockPruner",
     "laco": "laco:LaCo",
     "llm_pruner": "llm_pruner:LLMPruner",
+    "monotone": "monotone:Monotone",
+    "swiftkv": "swiftkv:SwiftKV",
+    "early_exit": "early_exit:EarlyExit",
+    "mixture_of_depths": "mixture_of_depths:MixtureOfDepths",
 }
 _registered: dict[str, BaselineFactory] = {}
 

@@ -21,7 +21,14 @@ from ftp_core.quality.divergence import log_probabilities
 from ftp_core.schedule import BlockSparsity
 from ftp_core.skipping.interception import BlockCall, BlockHandler
 from ftp_core.skipping.skipping_model import SkippingModel
-from ftp_core.text.encoding import EncodedExample, PromptBatch, check_readable, length_sorted_batches, pad_right
+from ftp_core.text.encoding import (
+    EncodedExample,
+    PromptBatch,
+    check_readable,
+    length_sorted_batches,
+    pad_right,
+    prompt_batch,
+)
 
 T = TypeVar("T")
 BATCH_SIZE = 8
@@ -58,15 +65,30 @@ def text_batches(model: SkippingModel, calibration: Sequence[EncodedExample]) ->
     Raises:
         DataError: There is none, or the model cannot read one.
     """
-    if not calibration:
-        raise DataError("There is no example to calibrate with: give at least one.")
-    check_readable(calibration, model.context, model.model.config.vocab_size)
+    check_usable(model, calibration)
     batches = []
     for examples in length_sorted_batches(calibration, BATCH_SIZE):
         texts = [(*example.prompt, *example.continuations[example.answer]) for example in examples]
         lengths = torch.tensor(list(map(len, texts)))
         batches.append(PromptBatch(pad_right(texts, 0), lengths, lengths).to(model.device))
     return batches
+
+
+def prompt_batches(model: SkippingModel, calibration: Sequence[EncodedExample]) -> list[PromptBatch]:
+    """Prompts, to be followed by their right continuations, in batches of similar lengths.
+
+    Raises:
+        DataError: There is none, or the model cannot read one.
+    """
+    check_usable(model, calibration)
+    return [prompt_batch(examples) for examples in length_sorted_batches(calibration, BATCH_SIZE)]
+
+
+def check_usable(model: SkippingModel, calibration: Sequence[EncodedExample]) -> None:
+    """Raises `DataError` unless there are examples, and the model can read them."""
+    if not calibration:
+        raise DataError("There is no example to calibrate with: give at least one.")
+    check_readable(calibration, model.context, model.model.config.vocab_size)
 
 
 def flops_of_blocks(model: SkippingModel, budget: Budget) -> list[float]:
@@ -79,13 +101,18 @@ def closest(options: Sequence[T], flops_of: Callable[[T], float], target: float)
     """The option whose operations come closest to a target; of equally close ones the first.
 
     Args:
-        options: Options, whose operations do not ascend.
+        options: Options, the first of which changes nothing; the operations of the others do not ascend.
         flops_of: Operations of one.
         target: Operations wanted.
     """
     place = bisect_left(options, -target, key=lambda option: -flops_of(option))
-    near = options[max(0, place - 1) : place + 1]
+    near = [options[0], *options[max(0, place - 1) : place + 1]]
     return min(near, key=lambda option: abs(flops_of(option) - target))
+
+
+def threshold_of(exponent: float) -> float:
+    """A cosine similarity to decide by, 1 - 2 / 4^x: they crowd below 1, where bisection must tell them apart."""
+    return float(1.0 - 2.0 * 4.0**-exponent)
 
 
 def negative_log_likelihood(model: SkippingModel, texts: PromptBatch, handler: BlockHandler) -> Tensor:

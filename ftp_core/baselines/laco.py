@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
-from ftp_core.baselines.fitting import Effort, as_it_is, closest, flops_of_blocks, text_batches
+from ftp_core.baselines.fitting import Effort, as_it_is, closest, flops_of_blocks, text_batches, threshold_of
 from ftp_core.baselines.protocol import Budget, Sparsity
 from ftp_core.baselines.pruned import ScheduledModel
 from ftp_core.baselines.sharing import PassesThrough, heads_without, set_block, shared_copy
@@ -78,11 +78,10 @@ class LaCo:
         if n_wanted:
             states = StateSimilarity(model, batches, effort)
             merges = all_merges[:n_wanted]
-            # Similarities crowd below 1: thresholds are 1 - 2 / 4^x, from -1 on.
             low, high = 0.0, 8.0
             for number in range(_BISECTIONS):
                 exponent = (low + high) / 2
-                found = self.merges_above(1.0 - 2.0 * 4.0**-exponent, states, n_wanted)
+                found = self.merges_above(threshold_of(exponent), states, n_wanted)
                 if len(found) == n_wanted:
                     merges, low = found, exponent
                 else:

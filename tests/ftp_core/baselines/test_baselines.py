@@ -8,22 +8,32 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedModel
 
-from ftp_core.baselines import Budget, baseline, baseline_names, register_baseline
+from ftp_core.baselines import Budget, ScheduledModel, baseline, baseline_names, register_baseline
+from ftp_core.baselines.mixture_of_depths import MixtureOfDepths
+from ftp_core.baselines.sanity_rows import RandomButLast
 from ftp_core.baselines.shortened_prompt import ShortenedPrompt
 from ftp_core.baselines.testing import CHECKS, Subject
+from ftp_core.cost.measure import Step, Unchanged
 from ftp_core.errors import CoreError, DataError, ModelError, ScheduleError
 from ftp_core.quality.quality import QualitySet
 from ftp_core.routers import StaticRouter
-from ftp_core.skipping.skipping_model import SkippingModel
+from ftp_core.skipping.skipping_model import Prefill, SkippingModel
+from ftp_core.text.encoding import ContinuationBatch, PromptBatch
+from ftp_core.training.distillation_config import DistillationConfig
 from tests.ftp_core.baselines.slow_models import deep_base, examples
 from tests.ftp_core.tiny_models import tiny
 
 # Half of a step, in operations of the prefill; a block is a sixth of them here.
-STEPS = {"shortgpt": 0.1, "blockpruner": 0.1, "laco": 0.2}
+STEPS = {"shortgpt": 0.1, "blockpruner": 0.1, "laco": 0.2, "swiftkv": 0.1}
 OTHERS = ("gpt_neox", "gemma2")
+# The program's own settings would train for long.
+BRIEF = DistillationConfig(steps=2, batch_size=4, evaluate_every=2, w_sparsity=0.0)
+QUICK = {"mixture_of_depths": lambda: MixtureOfDepths(BRIEF)}
 # Where it depends on the prompt how many tokens run, operations are known on average.
 DEPEND_ON_TEXT = ("early_exit",)
 REFUSED = {("llm_pruner", "gpt_neox"): "needs a family with those of Llama"}
@@ -35,7 +45,7 @@ def deep(family: str = "llama") -> SkippingModel:
 
 @cache
 def subject(name: str, family: str = "llama") -> Subject:
-    return Subject(partial(baseline, name), deep(family), examples(), STEPS.get(name, 0.03))
+    return Subject(QUICK.get(name, partial(baseline, name)), deep(family), examples(), STEPS.get(name, 0.03))
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
@@ -68,21 +78,70 @@ def test_operations_are_counted_as_torch_counts_them_and_keys_are_those_in_the_c
     assert cache.kv_bytes() == pruned.kv_bytes(2, 40)
 
 
+class Broken(ScheduledModel):
+    """A shortened prompt that breaks one promise."""
+
+    fault = ""
+
+    def prefill(self, prompts: PromptBatch) -> Prefill:
+        if self.fault == "rows":
+            longest = int(prompts.lengths.max())
+            prompts = PromptBatch(prompts.ids, torch.full_like(prompts.lengths, longest), None)
+        return super().prefill(prompts)
+
+    def continuation_hidden(self, prefill: Prefill, continuations: ContinuationBatch) -> Tensor:
+        hidden_BCD = super().continuation_hidden(prefill, continuations)
+        return hidden_BCD + hidden_BCD.mean(1, keepdim=True) if self.fault == "causality" else hidden_BCD
+
+    def step_of(self, model: PreTrainedModel) -> Step:
+        return Unchanged().step_of(model) if self.fault == "steps" else super().step_of(model)
+
+    def flops(self, batch: int, length: int, new_tokens: int = 0) -> float:
+        return super().flops(batch, length, new_tokens) / (2 if self.fault == "savings" else 1)
+
+
 class Careless(ShortenedPrompt):
-    """A method that every check but one is content with."""
+    """A method that all checks but one are content with."""
 
     name = "careless"
 
-    def fit(self, model: SkippingModel, *rest: Any, **options: Any) -> Any:
-        pruned = super().fit(model, *rest, **options)
-        with torch.no_grad():
-            model.model.get_output_embeddings().weight.mul_(1.5)
-        return pruned
+    def __init__(self, fault: str = "") -> None:
+        self._fault = fault
+
+    def fit(
+        self, model: SkippingModel, calibration: Any, budget: Budget, seed: int = 0, on_step: Any = lambda share: None
+    ) -> ScheduledModel:
+        share = max(0.05, budget.share) if self._fault == "dense" else budget.share
+        pruned = super().fit(model, calibration, Budget(share, budget.batch, budget.length), seed, on_step)
+        router = RandomButLast(int(torch.randint(99, ())) if self._fault == "seed" else 0)
+        broken = Broken(**{**vars(pruned), "router": router if self._fault == "seed" else pruned.router})
+        vars(broken)["fault"] = self._fault
+        if self._fault == "weights":
+            with torch.no_grad():
+                model.model.get_output_embeddings().weight.mul_(1.5)
+        if self._fault == "description":
+            vars(broken)["name"] = "another"
+        return broken
 
 
-def test_the_checks_find_a_method_that_changes_the_dense_model() -> None:
-    with pytest.raises(AssertionError, match="the dense model has changed"):
-        CHECKS[4](Subject(Careless, deep(), examples()))
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("description", "the model calls itself 'another'"),
+        ("dense", "without anything to save, hidden states are others"),
+        ("savings", "of operations were asked for, saved"),
+        ("seed", "the same seed makes another model|the global generator of random numbers was used"),
+        ("weights", "the dense model has changed"),
+        ("causality", "what stands from place 0 on is seen"),
+        ("rows", "row 0 alone differs from itself in a batch"),
+        ("steps", "step 0 predicts otherwise than the evaluation"),
+    ],
+)
+def test_the_checks_find_a_method_that_breaks_a_promise(fault: str, message: str) -> None:
+    check = next(check for check in CHECKS if check.__name__ == f"check_{fault}")
+    check(Subject(Careless, deep(), examples()))
+    with pytest.raises(AssertionError, match=message):
+        check(Subject(partial(Careless, fault), deep(), examples()))
 
 
 def test_others_register_their_own_under_a_name_that_is_free() -> None:

@@ -23,6 +23,12 @@ from studies import StudyStore
 if TYPE_CHECKING:
     from studies.records.compared import Compared
 
+# Columns that are printed, with the words that stand above them.
+_SHOWN = {
+    **{"method": "method", "speed-up": "speed-up\n[95 %]", "FLOPs saved": "FLOPs\nsaved"},
+    **{"KL, nats per token": "KL, nats per token\n[95 %]", "KL to ours": "than\nours"},
+    **{"accuracy": "accuracy\n[95 %]", "accuracy to ours": "than\nours", "preparation": "prepared\nin"},
+}
 # Settings that `compare` takes: of places that have changed.
 COMPARE_SETTINGS = ("model", "revision", "adapter", "data")
 
@@ -85,7 +91,10 @@ def print_compared(console: Console, compared: list[Compared]) -> None:
 
 
 def _printed(title: str, table: Table, rows: list[Any]) -> Any:
-    printed = narrow_table(title, *(f"{column.title}\n{column.unit}".strip() for column in table.columns))
+    """The columns that fit into a terminal, without details but intervals; `--json` and reports have all."""
+    shown = [place for place, column in enumerate(table.columns) if column.title in _SHOWN]
+    printed = narrow_table(title, *(_SHOWN[table.columns[place].title] for place in shown))
     for row in rows:
-        printed.add_row(*(f"{cell.text} {cell.detail}".strip() for cell in row.cells))
+        cells = [row.cells[place] for place in shown]
+        printed.add_row(*(f"{one.text} {one.detail * one.detail.startswith('[')}".strip() for one in cells))
     return printed

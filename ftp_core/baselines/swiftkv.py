@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ftp_core.baselines.fitting import Effort, closest
+from ftp_core.baselines.fitting import Effort, closest, share_kept
 from ftp_core.baselines.protocol import Budget, Sparsity
 from ftp_core.baselines.pruned import ScheduledModel
 from ftp_core.baselines.sanity_rows import last_tokens
@@ -93,6 +93,6 @@ def _entries(model: SkippingModel, last: int, length: int) -> list[BlockSparsity
     """Sparsities of all blocks where the prompt stops behind one."""
     # The last token, and protected ones.
     n_run = min(length, 1 + n_protected(model.keep_first, kept_count(MAX_SPARSITY, length)))
-    share = 0.0 if n_run == length else 1.0 - (n_run - 0.5) / length
+    share = share_kept(n_run, length)
     stopped = BlockSparsity(share, share, share > 0)
     return [BlockSparsity(0.0, 0.0) if index <= last else stopped for index in range(model.n_blocks)]

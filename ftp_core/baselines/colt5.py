@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import torch
 
-from ftp_core.baselines.fitting import Effort, check_usable, closest, kept_counts, share_kept
+from ftp_core.baselines.fitting import Effort, check_halves, check_usable, closest, kept_counts, share_kept
 from ftp_core.baselines.mixture_of_depths import LinearRouter
 from ftp_core.baselines.protocol import Budget, Sparsity
 from ftp_core.baselines.pruned import ScheduledModel
@@ -60,6 +60,7 @@ class CoLT5:
         on_step: Callable[[float], None] = lambda share: None,
     ) -> ScheduledModel:
         """See `Baseline`."""
+        check_halves(model, self.name)
         check_usable(model, calibration)
         effort, width, length = Effort(model), model.model.config.hidden_size, budget.length
         router: ScoringRouter = LinearRouter(model.n_blocks, width, seed, halves=True).to(model.device)

@@ -17,7 +17,7 @@ from torch import Tensor
 from ftp_core.baselines.protocol import Budget, Preparation
 from ftp_core.cost.flops import FlopsCounter
 from ftp_core.cost.process_memory import peak_bytes, reset_peak
-from ftp_core.errors import DataError
+from ftp_core.errors import DataError, ModelError
 from ftp_core.quality.divergence import log_probabilities
 from ftp_core.schedule import MAX_SPARSITY, BlockSparsity
 from ftp_core.skipping.interception import BlockCall, BlockHandler
@@ -90,6 +90,15 @@ def check_usable(model: SkippingModel, calibration: Sequence[EncodedExample]) ->
     if not calibration:
         raise DataError("There is no example to calibrate with: give at least one.")
     check_readable(calibration, model.context, model.model.config.vocab_size)
+
+
+def check_halves(model: SkippingModel, method: str) -> None:
+    """Raises `ModelError` unless blocks are attention and MLP and nothing else."""
+    if model.family.halves is None:
+        raise ModelError(
+            f"{method} cannot be applied to {model.model.config.model_type} models: their blocks have parts beside "
+            "attention and MLP."
+        )
 
 
 def flops_of_blocks(model: SkippingModel, budget: Budget) -> list[float]:

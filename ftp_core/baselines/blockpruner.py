@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ftp_core.baselines.fitting import Effort, negative_log_likelihood, text_batches
+from ftp_core.baselines.fitting import Effort, check_halves, negative_log_likelihood, text_batches
 from ftp_core.baselines.protocol import Budget, Sparsity
 from ftp_core.baselines.pruned import ScheduledModel
 from ftp_core.baselines.sharing import PassesThrough, absent_halves, heads_without, set_block, shared_copy
@@ -56,6 +56,7 @@ class BlockPruner:
         on_step: Callable[[float], None] = lambda share: None,
     ) -> ScheduledModel:
         """See `Baseline`."""
+        check_halves(model, self.name)
         effort, batches = Effort(model), text_batches(model, calibration)
         shrinking, costs = _Shrinking(model, effort), _flops_of_halves(model, budget)
         removed: list[Half] = []

@@ -27,6 +27,7 @@ _HOMES = {
     "swiftkv": "swiftkv:SwiftKV",
     "early_exit": "early_exit:EarlyExit",
     "mixture_of_depths": "mixture_of_depths:MixtureOfDepths",
+    "colt5": "colt5:CoLT5",
 }
 _registered: dict[str, BaselineFactory] = {}
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from ftp_core.baselines.fitting import Effort, prompt_batches, threshold_of
+from ftp_core.baselines.fitting import Effort, check_halves, prompt_batches, threshold_of
 from ftp_core.baselines.protocol import Budget, Sparsity
 from ftp_core.baselines.pruned import ScheduledModel
 from ftp_core.baselines.sanity_rows import last_tokens
@@ -20,7 +20,6 @@ from ftp_core.cost.flops import FlopsCounter
 from ftp_core.errors import ModelError
 from ftp_core.routers import RoutingState
 from ftp_core.schedule import MAX_SPARSITY, BlockSparsity, SparsitySchedule
-from ftp_core.skipping.halves import names_of_halves
 from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.text.encoding import EncodedExample, PromptBatch
 
@@ -95,7 +94,7 @@ class EarlyExit:
         on_step: Callable[[float], None] = lambda share: None,
     ) -> ScheduledModel:
         """See `Baseline`."""
-        names_of_halves(model.family, model.model.config.model_type)
+        check_halves(model, self.name)
         effort, batches = Effort(model), prompt_batches(model, calibration)
         counter, target = FlopsCounter(model), budget.target_flops(model)
         dense = SparsitySchedule.uniform(0.0, model.n_blocks)

@@ -5,6 +5,7 @@ Dimensions: B rows, L tokens of a row, D hidden width, T predicted tokens of all
 
 from __future__ import annotations
 
+import math
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
@@ -16,9 +17,9 @@ from torch import Tensor
 from ftp_core.baselines.protocol import Budget, Preparation
 from ftp_core.cost.flops import FlopsCounter
 from ftp_core.cost.process_memory import peak_bytes, reset_peak
-from ftp_core.errors import DataError
+from ftp_core.errors import DataError, ModelError
 from ftp_core.quality.divergence import log_probabilities
-from ftp_core.schedule import BlockSparsity
+from ftp_core.schedule import MAX_SPARSITY, BlockSparsity
 from ftp_core.skipping.interception import BlockCall, BlockHandler
 from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.text.encoding import (
@@ -91,6 +92,15 @@ def check_usable(model: SkippingModel, calibration: Sequence[EncodedExample]) ->
     check_readable(calibration, model.context, model.model.config.vocab_size)
 
 
+def check_halves(model: SkippingModel, method: str) -> None:
+    """Raises `ModelError` unless blocks are attention and MLP and nothing else."""
+    if model.family.halves is None:
+        raise ModelError(
+            f"{method} cannot be applied to {model.model.config.model_type} models: their blocks have parts beside "
+            "attention and MLP."
+        )
+
+
 def flops_of_blocks(model: SkippingModel, budget: Budget) -> list[float]:
     """Operations of each block in the dense prefill that a budget is of."""
     counter, dense = FlopsCounter(model), BlockSparsity(0.0, 0.0)
@@ -108,6 +118,18 @@ def closest(options: Sequence[T], flops_of: Callable[[T], float], target: float)
     place = bisect_left(options, -target, key=lambda option: -flops_of(option))
     near = [options[0], *options[max(0, place - 1) : place + 1]]
     return min(near, key=lambda option: abs(flops_of(option) - target))
+
+
+def share_kept(n_kept: int, length: int) -> float:
+    """A sparsity that keeps so many tokens of a prompt of this length."""
+    # In the middle of those that do, so that rounding never keeps one more.
+    return 0.0 if n_kept == length else 1.0 - (n_kept - 0.5) / length
+
+
+def kept_counts(length: int) -> range:
+    """Numbers of tokens of a prompt that a sparsity may keep, all of them first."""
+    fewest = min(length, math.ceil((1.0 - MAX_SPARSITY) * length + 0.5))
+    return range(length, fewest - 1, -1)
 
 
 def threshold_of(exponent: float) -> float:

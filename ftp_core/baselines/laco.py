@@ -25,6 +25,9 @@ from ftp_core.text.encoding import EncodedExample, PromptBatch
 
 _BISECTIONS = 8
 
+Merge = tuple[int, ...]
+"""Indices of blocks that become one, the first of which stays."""
+
 
 class LaCo:
     """Merges the blocks that follow one into it: theta_l* = theta_l + sum_k (theta_{l+k} - theta_l), k = 1 ... C - 1.
@@ -32,12 +35,12 @@ class LaCo:
     From the last blocks to the first, a merge is kept if the mean cosine similarity of final hidden states with the
     dense model's exceeds a threshold; the next one then begins I blocks before it, else one (the paper's algorithm 1).
     The budget says how many merges are wanted, and bisection finds the highest threshold under which there are so many,
-    where it stops; the similarity is the mean over all tokens of the calibration texts. The paper merges four blocks at
-    once in a model of 32; here it is three by default, so that budgets are met in steps of two blocks. Merging two
-    would be to remove the first of them. Nothing is trained afterwards.
+    where it stops; the similarity is the mean over all tokens of the calibration texts. The paper sets by hand how many
+    blocks become one; here it is the number that meets the budget best. (Merging two would be to remove the first of
+    them.) Nothing is trained afterwards.
 
     Args:
-        n_merged: C, blocks that become one.
+        n_merged: C, blocks that become one; several to choose from.
         interval: I.
 
     Raises:
@@ -49,12 +52,12 @@ class LaCo:
     has_chance = False
     trains = False
 
-    def __init__(self, n_merged: int = 3, interval: int = 2) -> None:
-        if n_merged < 2 or interval < 1:
+    def __init__(self, n_merged: Sequence[int] = (3, 4, 5), interval: int = 2) -> None:
+        if min(n_merged, default=0) < 2 or interval < 1:
             raise ModelError(
-                f"LaCo is to merge {n_merged} blocks at intervals of {interval}: give at least 2, and at least 1."
+                f"LaCo is to merge {list(n_merged)} blocks at intervals of {interval}: give at least 2, and at least 1."
             )
-        self._n_merged, self._interval = n_merged, interval
+        self._n_merged, self._interval = tuple(n_merged), interval
 
     def fit(
         self,
@@ -67,21 +70,13 @@ class LaCo:
         """See `Baseline`."""
         effort, batches = Effort(model), text_batches(model, calibration)
         check_alike(model)
-        all_merges = self._merges(model.n_blocks, lambda merges: True, model.n_blocks)
-        of_blocks, dense = flops_of_blocks(model, budget), budget.dense_flops(model)
-
-        def flops_of(count: int) -> float:
-            return dense - sum(of_blocks[index] for merge in all_merges[:count] for index in merge[1:])
-
-        n_wanted = closest(range(len(all_merges) + 1), flops_of, budget.target_flops(model))
-        merges: list[tuple[int, ...]] = []
-        if n_wanted:
-            states = StateSimilarity(model, batches, effort)
-            merges = all_merges[:n_wanted]
+        merges = self._within(model, budget)
+        if merges:
+            states, n_merged, n_wanted = StateSimilarity(model, batches, effort), len(merges[0]), len(merges)
             low, high = 0.0, 8.0
             for number in range(_BISECTIONS):
                 exponent = (low + high) / 2
-                found = self.merges_above(threshold_of(exponent), states, n_wanted)
+                found = self.merges_above(threshold_of(exponent), states, n_merged, n_wanted)
                 if len(found) == n_wanted:
                     merges, low = found, exponent
                 else:
@@ -99,24 +94,37 @@ class LaCo:
             heads=heads_without(model, removed),
         )
 
-    def merges_above(self, threshold: float, states: StateSimilarity, at_most: int) -> list[tuple[int, ...]]:
-        """The merges that a threshold lets pass, until there are so many: indices of blocks, the first of which stays.
+    def _within(self, model: SkippingModel, budget: Budget) -> list[Merge]:
+        """As many merges of so many blocks as come closest to a budget, the first ones that there could be."""
+        of_blocks, dense, target = flops_of_blocks(model, budget), budget.dense_flops(model), budget.target_flops(model)
+
+        def flops_of(merges: Sequence[Merge]) -> float:
+            return dense - sum(of_blocks[index] for merge in merges for index in merge[1:])
+
+        options: list[list[Merge]] = []
+        for n_merged in self._n_merged:
+            merges = self._merges(model.n_blocks, lambda merges: True, n_merged, model.n_blocks)
+            options.append(closest([merges[:count] for count in range(len(merges) + 1)], flops_of, target))
+        return min(options, key=lambda merges: abs(flops_of(merges) - target))
+
+    def merges_above(self, threshold: float, states: StateSimilarity, n_merged: int, at_most: int) -> list[Merge]:
+        """The merges of so many blocks that a threshold lets pass, until there are so many.
 
         A block may have been merged before, and then bring what it has become.
         """
-        return self._merges(states.n_blocks, lambda merges: states.of(merges) > threshold, at_most)
+        return self._merges(states.n_blocks, lambda merges: states.of(merges) > threshold, n_merged, at_most)
 
     def _merges(
-        self, n_blocks: int, accepts: Callable[[list[tuple[int, ...]]], bool], at_most: int
-    ) -> list[tuple[int, ...]]:
-        alive, merges = list(range(n_blocks)), list[tuple[int, ...]]()
-        place = n_blocks - self._n_merged
+        self, n_blocks: int, accepts: Callable[[list[Merge]], bool], n_merged: int, at_most: int
+    ) -> list[Merge]:
+        alive, merges = list(range(n_blocks)), list[Merge]()
+        place = n_blocks - n_merged
         while place >= 0 and len(merges) < at_most:
-            merge = tuple(alive[place : place + self._n_merged])
+            merge = tuple(alive[place : place + n_merged])
             if accepts([*merges, merge]):
                 merges.append(merge)
-                del alive[place + 1 : place + self._n_merged]
-                place = min(place - self._interval, len(alive) - self._n_merged)
+                del alive[place + 1 : place + n_merged]
+                place = min(place - self._interval, len(alive) - n_merged)
             else:
                 place -= 1
         return merges
@@ -128,7 +136,7 @@ class StateSimilarity:
     def __init__(self, model: SkippingModel, batches: Sequence[PromptBatch], effort: Effort) -> None:
         self._model, self._batches, self._effort = model, batches, effort
         self.n_blocks = model.n_blocks
-        self._known: dict[tuple[tuple[int, ...], ...], float] = {}
+        self._known: dict[tuple[Merge, ...], float] = {}
         self._dense = [self._states(model, texts) for texts in batches]
 
     @torch.inference_mode()
@@ -139,7 +147,7 @@ class StateSimilarity:
         real_BL = torch.arange(texts.ids.shape[1], device=model.device) < texts.lengths[:, None]
         return hidden_BLD[real_BL].float()
 
-    def of(self, merges: Sequence[tuple[int, ...]]) -> float:
+    def of(self, merges: Sequence[Merge]) -> float:
         """Mean cosine similarity of a collapsed model, 1 at most."""
         key = tuple(merges)
         if key not in self._known:
@@ -152,7 +160,7 @@ class StateSimilarity:
         return self._known[key]
 
 
-def collapsed(model: SkippingModel, merges: Sequence[tuple[int, ...]]) -> SkippingModel:
+def collapsed(model: SkippingModel, merges: Sequence[Merge]) -> SkippingModel:
     """The model after merges, in their order; it shares the weights of all other blocks."""
     shared = shared_copy(model)
     for first, *others in merges:

@@ -12,14 +12,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from ftp_core.baselines.fitting import Effort, check_usable, closest
+from ftp_core.baselines.fitting import Effort, check_usable, closest, kept_counts, share_kept
 from ftp_core.baselines.protocol import Budget, Sparsity
 from ftp_core.baselines.pruned import ScheduledModel
 from ftp_core.cost.flops import FlopsCounter
 from ftp_core.errors import ModelError
 from ftp_core.routers import RoutingState, ScoringRouter
 from ftp_core.routers.comparison import normed_hidden
-from ftp_core.schedule import MAX_SPARSITY, SparsitySchedule
+from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.text.encoding import EncodedExample
 from ftp_core.training.distillation import distill
@@ -33,35 +33,38 @@ class LinearRouter(ScoringRouter):
         n_blocks: N.
         hidden_size: D.
         seed: Seed of the initial weights.
+        halves: True for a map of each half of a block.
     """
 
     kind = "linear"
     reads_hidden = True
     routes_decoding = False
 
-    def __init__(self, n_blocks: int, hidden_size: int, seed: int = 0) -> None:
+    def __init__(self, n_blocks: int, hidden_size: int, seed: int = 0, halves: bool = False) -> None:
         super().__init__()
-        self.options = {"n_blocks": n_blocks, "hidden_size": hidden_size}
-        draws = torch.Generator().manual_seed(seed)
-        self.weight = nn.Parameter(torch.randn(n_blocks, hidden_size, generator=draws) / math.sqrt(hidden_size))
+        self._n_blocks = n_blocks
+        self.options = {"n_blocks": n_blocks, "hidden_size": hidden_size, "halves": halves}
+        draws, n_maps = torch.Generator().manual_seed(seed), 2 * n_blocks if halves else n_blocks
+        self.weight = nn.Parameter(torch.randn(n_maps, hidden_size, generator=draws) / math.sqrt(hidden_size))
 
     @property
     def score_flops(self) -> float:
-        """See `ScoringRouter.score_flops`; a block has one row of the weights."""
+        """See `ScoringRouter.score_flops`; a decision takes one row of the weights."""
         return super().score_flops / len(self.weight)
 
     def check_model(self, n_blocks: int, hidden_size: int) -> None:
         """See `ScoringRouter.check_model`."""
         super().check_model(n_blocks, hidden_size)
-        if self.weight.shape != (n_blocks, hidden_size):
+        if (self._n_blocks, self.weight.shape[1]) != (n_blocks, hidden_size):
             raise ModelError(
-                f"The linear router is made for {len(self.weight)} blocks of width {self.weight.shape[1]}, but the "
+                f"The linear router is made for {self._n_blocks} blocks of width {self.weight.shape[1]}, but the "
                 f"model has {n_blocks} of width {hidden_size}."
             )
 
     def scores(self, sparsity: float, state: RoutingState) -> Tensor:
         """See `ScoringRouter.scores`."""
-        row_1D = self.weight[state.block, None]
+        of_mlps = self._n_blocks if state.half == "mlp" and len(self.weight) > self._n_blocks else 0
+        row_1D = self.weight[of_mlps + state.block, None]
         return nn.functional.linear(normed_hidden(state), row_1D).squeeze(-1)
 
 
@@ -87,6 +90,7 @@ class MixtureOfDepths:
         # Exactly k are kept, so that there is no sparsity to be learnt.
         self._config = config or DistillationConfig(w_sparsity=0.0)
 
+    @torch.inference_mode(False)
     def fit(
         self,
         model: SkippingModel,
@@ -102,19 +106,17 @@ class MixtureOfDepths:
         router.requires_grad_(False)
 
         def schedule_of(n_kept: int) -> SparsitySchedule:
-            share = 0.0 if n_kept == length else 1.0 - (n_kept - 0.5) / length
+            share = share_kept(n_kept, length)
             return SparsitySchedule([share if index % 2 else 0.0 for index in range(model.n_blocks)])
 
         def flops_of(n_kept: int) -> float:
             return counter.count(schedule_of(n_kept), budget.batch, length, router=router).total
 
-        fewest = min(length, math.ceil((1.0 - MAX_SPARSITY) * length + 0.5))
-        schedule = schedule_of(closest(range(length, fewest - 1, -1), flops_of, budget.target_flops(model)))
+        schedule = schedule_of(closest(kept_counts(length), flops_of, budget.target_flops(model)))
         if any(schedule):
-            with torch.inference_mode(False):
-                trained = distill(
-                    model, calibration, schedule, replace(self._config, seed=seed), router=router, on_progress=on_step
-                )
+            trained = distill(
+                model, calibration, schedule, replace(self._config, seed=seed), router=router, on_progress=on_step
+            )
             router = trained.router
             effort.tokens, effort.trained_parameters = trained.tokens, trained.parameters
         on_step(1.0)

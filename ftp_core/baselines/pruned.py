@@ -23,6 +23,7 @@ from ftp_core.skipping.families import family_of
 from ftp_core.skipping.head import Head
 from ftp_core.skipping.pruned_forward import PrunedForward
 from ftp_core.skipping.skipping_model import Prefill, SkippingModel
+from ftp_core.skipping.substitutes import substitutes_of
 from ftp_core.text.encoding import ContinuationBatch, PromptBatch
 
 # Arguments of a forward pass that are not given.
@@ -84,9 +85,10 @@ class ScheduledModel:
 
     @property
     def n_parameters(self) -> int:
-        """See `PrunedModel`; those of the router are included."""
-        parts = [self.model.model, *([self.router] if isinstance(self.router, nn.Module) else [])]
-        return sum(parameter.numel() for part in parts for parameter in part.parameters())
+        """See `PrunedModel`; those of the router and of maps that stand in for halves are included."""
+        parts = (self.model.model, self.router, substitutes_of(self.model.model))
+        modules = (part for part in parts if isinstance(part, nn.Module))
+        return sum(parameter.numel() for module in modules for parameter in module.parameters())
 
     def flops(self, batch: int, length: int, new_tokens: int = 0) -> float:
         """See `PrunedModel`."""

@@ -17,7 +17,6 @@ from ftp_core.cost.memory import BlockHeads, block_heads
 from ftp_core.errors import ModelError, ScheduleError
 from ftp_core.skipping.dispatch import is_spread
 from ftp_core.skipping.families import family_of
-from ftp_core.skipping.halves import names_of_halves
 from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.skipping.substitutes import give_substitutes
 
@@ -125,12 +124,9 @@ def heads_without(model: SkippingModel, without_attention: Iterable[int]) -> lis
 
 
 def absent_halves(model: SkippingModel) -> list[tuple[AddsNothing, AddsNothing]]:
-    """What stands in for the attention and the MLP of each block where they are removed.
-
-    Raises:
-        ModelError: Blocks of this family have other parts beside them.
-    """
-    _, mlp = names_of_halves(model.family, model.model.config.model_type)
+    """What stands in for the attention and the MLP of each block where they are removed."""
+    assert model.family.halves is not None
+    _, mlp = model.family.halves
     stand_ins = []
     for block in model.blocks:
         one_11D = torch.zeros(1, 1, model.model.config.hidden_size, dtype=model.model.dtype, device=model.device)

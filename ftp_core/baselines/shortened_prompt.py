@@ -5,15 +5,14 @@ What does not beat it is worth nothing.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
-from ftp_core.baselines.fitting import Effort, closest
+from ftp_core.baselines.fitting import Effort, closest, kept_counts, share_kept
 from ftp_core.baselines.protocol import Budget, Sparsity
 from ftp_core.baselines.pruned import ScheduledModel
 from ftp_core.cost.flops import FlopsCounter
 from ftp_core.routers import Router, StaticRouter
-from ftp_core.schedule import MAX_SPARSITY, SparsitySchedule
+from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.text.encoding import EncodedExample
 
@@ -49,14 +48,10 @@ def uniformly_pruned(name: str, model: SkippingModel, budget: Budget, router: Ro
     effort, counter, length = Effort(model), FlopsCounter(model), budget.length
 
     def schedule_of(n_kept: int) -> SparsitySchedule:
-        # In the middle of the shares that keep so many, so that rounding never keeps one more.
-        share = 0.0 if n_kept == length else 1.0 - (n_kept - 0.5) / length
-        return SparsitySchedule.uniform(share, model.n_blocks)
+        return SparsitySchedule.uniform(share_kept(n_kept, length), model.n_blocks)
 
-    fewest = min(length, math.ceil((1.0 - MAX_SPARSITY) * length + 0.5))
-    counts = range(length, fewest - 1, -1)
     n_kept = closest(
-        counts,
+        kept_counts(length),
         lambda count: counter.count(schedule_of(count), budget.batch, length, router=router).total,
         budget.target_flops(model),
     )

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ftp_core.baselines.fitting import Effort, closest
+from ftp_core.baselines.fitting import Effort, check_halves, closest, share_kept
 from ftp_core.baselines.protocol import Budget, Sparsity
 from ftp_core.baselines.pruned import ScheduledModel
 from ftp_core.baselines.sanity_rows import last_tokens
@@ -18,7 +18,6 @@ from ftp_core.cost.flops import FlopsCounter
 from ftp_core.routers import RoutingState
 from ftp_core.routers.state import n_protected
 from ftp_core.schedule import MAX_SPARSITY, BlockSparsity, SparsitySchedule, kept_count
-from ftp_core.skipping.halves import names_of_halves
 from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.text.encoding import EncodedExample
 
@@ -66,7 +65,7 @@ class SwiftKV:
         on_step: Callable[[float], None] = lambda share: None,
     ) -> ScheduledModel:
         """See `Baseline`; no example is looked at."""
-        names_of_halves(model.family, model.model.config.model_type)
+        check_halves(model, self.name)
         effort, counter = Effort(model), FlopsCounter(model)
         head = counter.count(SparsitySchedule.uniform(0.0, model.n_blocks), budget.batch, budget.length).head
 
@@ -93,6 +92,6 @@ def _entries(model: SkippingModel, last: int, length: int) -> list[BlockSparsity
     """Sparsities of all blocks where the prompt stops behind one."""
     # The last token, and protected ones.
     n_run = min(length, 1 + n_protected(model.keep_first, kept_count(MAX_SPARSITY, length)))
-    share = 0.0 if n_run == length else 1.0 - (n_run - 0.5) / length
+    share = share_kept(n_run, length)
     stopped = BlockSparsity(share, share, share > 0)
     return [BlockSparsity(0.0, 0.0) if index <= last else stopped for index in range(model.n_blocks)]

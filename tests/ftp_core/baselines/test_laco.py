@@ -32,10 +32,10 @@ def similarity(model: SkippingModel) -> StateSimilarity:
 def test_a_threshold_of_one_changes_nothing_and_one_below_all_similarities_merges_what_it_can() -> None:
     model = SkippingModel(deep_base())
     states = similarity(model)
-    assert LaCo().merges_above(1.0, states, N_BLOCKS) == []
+    assert LaCo().merges_above(1.0, states, 3, N_BLOCKS) == []
     # Blocks 3, 4 and 5 become one, then 1, 2 and what these have become.
-    assert LaCo().merges_above(-1.1, states, N_BLOCKS) == [(3, 4, 5), (1, 2, 3)]
-    assert LaCo(n_merged=2, interval=1).merges_above(-1.1, states, 2) == [(4, 5), (3, 4)]
+    assert LaCo().merges_above(-1.1, states, 3, N_BLOCKS) == [(3, 4, 5), (1, 2, 3)]
+    assert LaCo(interval=1).merges_above(-1.1, states, 2, 2) == [(4, 5), (3, 4)]
 
 
 @torch.no_grad()
@@ -76,8 +76,14 @@ def test_the_budget_finds_the_merges_that_change_least() -> None:
     assert [own.query > 0 for own in pruned.heads] == [True] * 4 + [False] * 2
 
 
+@pytest.mark.parametrize(("share", "n_removed"), [(0.1, 0), (0.33, 2), (0.5, 3), (0.65, 4)])
+def test_so_many_blocks_become_one_as_meet_the_budget_best(share: float, n_removed: int) -> None:
+    pruned = LaCo().fit(SkippingModel(deep_base()), examples(2), Budget(share, 2, 40))
+    assert pruned.sparsity.value == pytest.approx(n_removed / N_BLOCKS)
+
+
 def test_blocks_of_several_shapes_are_refused() -> None:
     with pytest.raises(ModelError, match=r"block 2 of this qwen3_moe model has others than block 0"):
         LaCo().fit(SkippingModel(fresh_tiny("qwen3_moe")), examples(), Budget(0.3))
     with pytest.raises(ModelError, match="at least 2"):
-        LaCo(n_merged=1)
+        LaCo(n_merged=[1])

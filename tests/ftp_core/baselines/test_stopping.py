@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 from transformers import PreTrainedModel
 
-from ftp_core.baselines import Budget, ScheduledModel
+from ftp_core.baselines import Budget, ScheduledModel, baseline
 from ftp_core.baselines.early_exit import ConfidenceRouter, EarlyExit, asking, exit_shares
 from ftp_core.baselines.fitting import prompt_batches
 from ftp_core.baselines.swiftkv import SwiftKV
@@ -128,6 +128,6 @@ def test_the_threshold_meets_the_budget_on_the_calibration_prompts() -> None:
 
 
 def test_blocks_with_other_parts_beside_attention_and_mlp_are_refused() -> None:
-    for method in (SwiftKV(), EarlyExit()):
-        with pytest.raises(ModelError, match="have parts beside attention and MLP"):
-            method.fit(SkippingModel(fresh_tiny("gemma4_text")), examples(), Budget(0.3))
+    for name in ("swiftkv", "early_exit", "blockpruner", "colt5"):
+        with pytest.raises(ModelError, match=f"{name} cannot be applied to gemma4_text models"):
+            baseline(name).fit(SkippingModel(fresh_tiny("gemma4_text")), examples(), Budget(0.3))

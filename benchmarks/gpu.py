@@ -40,7 +40,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from ftp_core.baselines.block_removal import BlockRemoval, blocks_removed_at, flops_without_blocks
+from ftp_core.baselines.shortgpt import BlockRemoval, blocks_removed_at, flops_without_blocks
 from ftp_core.cost.flops import FlopsCounter
 from ftp_core.cost.measure import Skipping, Unchanged
 from ftp_core.cost.timing import timer_of

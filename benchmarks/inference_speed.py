@@ -37,7 +37,7 @@ from rich.progress import Progress
 from rich.table import Table
 from shapes import LARGE, OUTER_SHARES, SHAPES, build, random_prompts, searched
 
-from ftp_core.baselines.block_removal import (
+from ftp_core.baselines.shortgpt import (
     BlockRemoval,
     block_influence,
     blocks_removed_at,

@@ -23,6 +23,7 @@ def report_data(store: StudyStore, name: str) -> ReportData:
         examples=store.results.examples(name),
         stages=store.runs.stages(name),
         left_aside=store.trials.left_aside(name),
+        compared=store.comparisons.of(name),
     )
 
 

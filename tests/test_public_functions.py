@@ -28,7 +28,7 @@ from ftp_core import (
     encode,
     load_model,
 )
-from ftp_core.baselines.block_removal import blocks_removed_at
+from ftp_core.baselines.shortgpt import blocks_removed_at
 from ftp_core.cost import (
     AllocationTracker,
     FlopsCounter,

@@ -13,6 +13,7 @@ from studies.analysis.origin import is_searched, schedule_origin
 from studies.analysis.retention import Retention, chance_level, chance_sentence, retention_of
 from studies.analysis.shortened_prompt import AgainstShortenedPrompt
 from studies.analysis.verdict import NextStep, against_shortened_prompt, next_steps, selected_point, verdict_of
+from studies.records.compared import Compared
 from studies.records.generation_speed import GenerationSpeed
 from studies.records.objectives import COSTS, DEFAULT_COST, Objective, objective
 from studies.records.records import LeftAside, ReportExamples, StageRecord
@@ -62,6 +63,7 @@ class ReportData:
         examples: Single prompts and items of the test set; None before they were looked at.
         stages: The stages that its pipeline has been through.
         left_aside: Numbers of trials that are not among these, since other programs added them.
+        compared: What other methods came to, the oldest first.
     """
 
     study: StudyRecord
@@ -71,6 +73,7 @@ class ReportData:
     examples: ReportExamples | None = None
     stages: Sequence[StageRecord] = ()
     left_aside: LeftAside = field(default_factory=LeftAside)
+    compared: Sequence[Compared] = ()
 
     @property
     def state(self) -> str:

@@ -19,6 +19,7 @@ from dashboards.figures.appearance import PLOT_CONFIG
 from dashboards.report.effort import effort_table, rounds_table, routers_table, tuning_table
 from dashboards.report.elsewhere import elsewhere_table
 from dashboards.report.limits import disagreements, limits
+from dashboards.report.methods import methods_tables
 from dashboards.report.prompts import judged, legend, shaded_prompts
 from dashboards.report.results import results_table
 from dashboards.report.sections import Section, group_section, measured_sections, search_sections, training_sections
@@ -72,6 +73,7 @@ def render_report(data: ReportData) -> str:
             key_figures=key_figures(data),
             results=results_table(data),
             elsewhere=elsewhere_table(data),
+            methods=methods_tables(data.compared),
             speeds=speeds_table(data),
             why=why_selected(data),
             held_out=held_out(data),

@@ -13,6 +13,7 @@ from dashboards.analysis.tables import Column, Table, bracketed, kl_text, row
 from dashboards.report.effort import effort_table, rounds_table, routers_table, tuning_table
 from dashboards.report.elsewhere import elsewhere_table
 from dashboards.report.limits import disagreements, limits
+from dashboards.report.methods import methods_tables
 from dashboards.report.prompts import as_text, judged, said
 from dashboards.report.results import results_table
 from dashboards.report.speeds import speeds_table
@@ -77,6 +78,11 @@ def render_markdown(data: ReportData) -> str:
         *(text(sentence) for sentence in summary_sentences(data)),
         *_titled("Results", _with_reading(results_table(data))),
         *_titled("On other data", _with_reading(elsewhere_table(data))),
+        *(
+            part
+            for title, compared in methods_tables(data.compared)
+            for part in _titled(f"Beside other methods: {title}", _with_reading(compared))
+        ),
         *_titled("Speed by prompt length and new tokens", _with_reading(speeds_table(data))),
         *_titled("Why this point", [text(sentence) for sentence in why_selected(data)]),
         *_titled("How the figures were kept honest", [text(sentence) for sentence in held_out(data)]),

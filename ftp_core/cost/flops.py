@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import nn
 
-from ftp_core.cost.memory import block_configs, head_width, key_heads, slots_held
+from ftp_core.cost.memory import BlockHeads, block_configs, block_heads, head_width, slots_held
 from ftp_core.errors import ModelError
 from ftp_core.routers import Router, ScoringRouter
 from ftp_core.schedule import BlockSparsity, kept_count
@@ -47,24 +47,27 @@ class FlopsCounter:
     hides. Weights of a submodule with "attn" or "attention" in its name are projections, all others MLP. Of a stack of
     experts, those that the model's code runs for a token count.
 
+    Args:
+        model: The model.
+        heads: Heads of each block, where they are not those of the configuration.
+
     Raises:
         ModelError: A block has weights that are neither matrices nor stacks of experts.
     """
 
-    def __init__(self, model: SkippingModel) -> None:
+    def __init__(self, model: SkippingModel, heads: Sequence[BlockHeads] | None = None) -> None:
         config, configs = model.model.config, block_configs(model)
+        heads = block_heads(model) if heads is None else heads
+        widths = [head_width(block) for block in configs]
         self._model = model
         self._windows = model.family.windows(model.model)
         # FLOPs of the score of one query with one key in each block; their weighted values take as many.
-        self._scores = np.array([2.0 * block.num_attention_heads * head_width(block) for block in configs])
+        self._scores = np.array([2.0 * own.query * width for own, width in zip(heads, widths, strict=True)])
         n_run = getattr(config, model.family.experts_run, None)
         self._projections = np.array([_token_flops(block, n_run, of_attention=True) for block in model.blocks])
         self._mlps = np.array([_token_flops(block, n_run, of_attention=False) for block in model.blocks])
         # A projection that is fused computes queries along with keys and values.
-        n_heads = [
-            2 * key_heads(block) + (block.num_attention_heads if model.family.query is None else 0) for block in configs
-        ]
-        widths = [head_width(block) for block in configs]
+        n_heads = [2 * own.key + (own.query if model.family.query is None else 0) for own in heads]
         self._keys_only = 2.0 * config.hidden_size * np.array(n_heads, dtype=float) * widths
         in_blocks = {module for block in model.blocks for module in block.modules()}
         self._before = sum(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,21 +24,55 @@ from ftp_core.skipping.skipping import PromptPass
 from ftp_core.skipping.skipping_model import SkippingModel
 
 
-def kv_bytes(model: SkippingModel, schedule: Sequence[float], batch: int, length: int, new_tokens: int = 0) -> int:
+class BlockHeads(NamedTuple):
+    """Heads of a block's attention.
+
+    Attributes:
+        query: Number of heads of queries.
+        key: Number of heads of keys, which these share.
+    """
+
+    query: int
+    key: int
+
+
+def kv_bytes(
+    model: SkippingModel,
+    schedule: Sequence[float],
+    batch: int,
+    length: int,
+    new_tokens: int = 0,
+    heads: Sequence[BlockHeads] | None = None,
+) -> int:
     """Bytes of all keys and values held behind a prompt and the tokens that were decoded after it.
 
     As `FTPCache.kv_bytes` reports them for rows of equal length whose decoded tokens are all kept. Sliding windows drop
     keys as with the static router; a router that keeps older tokens holds fewer keys in the end.
 
+    Args:
+        model: The model.
+        schedule: One sparsity per block, or a schedule with halves.
+        batch: Rows.
+        length: Prompt tokens in each row.
+        new_tokens: Tokens run behind the prompt.
+        heads: Heads of each block, where they are not those of the configuration.
+
     Raises:
         ScheduleError: The schedule has another number of blocks.
     """
-    windows = model.family.windows(model.model)
+    windows, of_blocks = model.family.windows(model.model), block_heads(model) if heads is None else heads
     numbers = sum(
-        slots_held(entry.n_keys(length), length, new_tokens, window)[-1] * 2 * key_heads(block) * head_width(block)
-        for entry, window, block in zip(model.checked(schedule).blocks, windows, block_configs(model), strict=True)
+        slots_held(entry.n_keys(length), length, new_tokens, window)[-1] * 2 * own.key * head_width(block)
+        for entry, window, own, block in zip(
+            model.checked(schedule).blocks, windows, of_blocks, block_configs(model), strict=True
+        )
     )
     return int(batch * numbers * model.model.dtype.itemsize)
+
+
+def block_heads(model: SkippingModel) -> list[BlockHeads]:
+    """Heads of each block, from the model's configuration."""
+    return [BlockHeads(block.num_attention_heads, key_heads(block)) for block in block_configs(model)]
 
 
 def block_configs(model: SkippingModel) -> list[PreTrainedConfig]:

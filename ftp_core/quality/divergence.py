@@ -70,23 +70,28 @@ class _Divergence:
         return kl_T1[:, 0].float()
 
 
-def compare(head: Head, hidden_TD: Tensor, dense_TD: Tensor, targets_T: Tensor) -> tuple[Tensor, Tensor]:
+def compare(
+    head: Head, hidden_TD: Tensor, dense_TD: Tensor, targets_T: Tensor, dense_head: Head | None = None
+) -> tuple[Tensor, Tensor]:
     """KL(dense || pruned) at each token, and the negative log-likelihood of its target in the pruned model `[T]`.
 
     Args:
-        head: The head of both.
+        head: The pruned model's head.
         hidden_TD: Final hidden states of the pruned model.
-        dense_TD: The same of the dense one.
+        dense_TD: The same of the dense one, perhaps of another width.
         targets_T: Words.
+        dense_head: The dense model's head, of the same vocabulary; None for the same one.
     """
-    kls, nlls = [], []
-    for tokens, parts in head.tiles(*hidden_TD.shape):
+    dense_head, kls, nlls = dense_head or head, [], []
+    # A head that cannot be taken apart gives all words at once, and so must the other one.
+    tiling = head if not head.is_linear else dense_head
+    for tokens, parts in tiling.tiles(len(hidden_TD), max(hidden_TD.shape[1], dense_TD.shape[1])):
         hidden, dense, targets_T1 = hidden_TD[tokens], dense_TD[tokens], targets_T[tokens, None]
         divergence, target_T1 = _Divergence(hidden), hidden.new_zeros(len(hidden), 1, dtype=torch.float32)
         for words in parts:
             logits_TP = head.logits(hidden, words)
             target_T1 += _picked(logits_TP, targets_T1, words)
-            divergence.add(head.logits(dense, words), logits_TP)
+            divergence.add(dense_head.logits(dense, words), logits_TP)
         kls.append(divergence.value)
         nlls.append((divergence.pruned.value - target_T1)[:, 0].float())
     return torch.cat(kls), torch.cat(nlls)

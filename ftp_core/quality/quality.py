@@ -11,24 +11,27 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from operator import itemgetter
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from ftp_core.errors import DataError, ModelError
 from ftp_core.loading.identity import model_identity, same_model
-from ftp_core.quality.divergence import compare, log_probabilities
+from ftp_core.quality.batch_figures import BatchFigures, batch_figures
 from ftp_core.quality.evaluation_batch import EvaluationBatch
 from ftp_core.quality.intervals import bootstrap_interval, wilson_interval
 from ftp_core.routers import Router, ScoringRouter, StaticRouter
 from ftp_core.routers.protocol import scored_once
 from ftp_core.schedule import SparsitySchedule
-from ftp_core.skipping.prefixes import Passage, PrefixStore, Scope
-from ftp_core.skipping.skipping_model import Prefill, SkippingModel
+from ftp_core.skipping.head import Head
+from ftp_core.skipping.prefixes import PrefixStore, Scope
+from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.text.encoding import (
     IGNORED,
     ContinuationBatch,
     EncodedExample,
+    PromptBatch,
     check_readable,
     encoded_fingerprint,
     length_order,
@@ -92,16 +95,27 @@ _ROUNDING = 1e-6
 _HIGHEST_EXPONENT = 700.0
 
 
-@dataclass(frozen=True)
-class _Found:
-    """Figures of a pruned model on a batch: sums over each answer's tokens `[B]`, and decisions `[I]`."""
+class Comparable(Protocol):
+    """A model that was pruned in any way, as it is compared with the dense one."""
 
-    kl: Tensor
-    nll: Tensor
-    n_tokens: Tensor
-    choice: Tensor
-    right: Tensor
-    right_norm: Tensor
+    @property
+    def dense(self) -> SkippingModel:
+        """The dense model that it was made from."""
+
+    @property
+    def head(self) -> Head:
+        """The head that computes its logits."""
+
+    def prefill(self, prompts: PromptBatch) -> Any:
+        """Runs prompts `[B, L]`, padded right, before anything that follows them is known."""
+
+    def continuation_hidden(self, prefill: Any, continuations: ContinuationBatch) -> Tensor:
+        """Computes final hidden states from which each token of continuations is predicted `[R, C, D]`.
+
+        Args:
+            prefill: What `prefill` returned, which several continuations may follow.
+            continuations: Continuations of its prompts.
+        """
 
 
 class QualitySet:
@@ -222,7 +236,50 @@ class QualitySet:
             ModelError: The router was trained for another model or made for another shape, or calibrated for another
                 schedule.
         """
-        found = self._run(schedule, router, choices, PrefixStore(0) if prefixes is None else prefixes, on_batch)
+        store = PrefixStore(0) if prefixes is None else prefixes
+        return self._quality(self._run(schedule, router, choices, store, on_batch), choices, intervals, items)
+
+    @torch.inference_mode()
+    def evaluate_pruned(
+        self,
+        pruned: Comparable,
+        choices: bool = False,
+        intervals: bool = False,
+        on_batch: Callable[[], None] = lambda: None,
+        items: bool = False,
+    ) -> Quality:
+        """Compare a model that was pruned in any way with the dense one, on the same items by the same figures.
+
+        Args:
+            pruned: The pruned model.
+            choices: As `evaluate` has it.
+            intervals: As `evaluate` has it.
+            on_batch: As `evaluate` has it.
+            items: As `evaluate` has it.
+
+        Raises:
+            ModelError: It was made from another model than the one that the set holds the answers of, or has another
+                vocabulary.
+        """
+        self.check_model(pruned.dense)
+        if pruned.head.vocabulary != self.model.head.vocabulary:
+            raise ModelError(
+                f"The pruned model has {pruned.head.vocabulary} words, but the dense one {self.model.head.vocabulary}: "
+                "compare models of one vocabulary."
+            )
+        found = []
+        for batch, dense_hidden in zip(self._batches, self._dense_hidden, strict=True):
+            prefill = pruned.prefill(batch.prompts)
+            answers_BCD = pruned.continuation_hidden(prefill, batch.answers)
+            choices_RCD = None
+            if choices and batch.choices is not None:
+                choices_RCD = pruned.continuation_hidden(prefill, batch.choices)
+            found.append(batch_figures(batch, dense_hidden, self.model.head, pruned.head, answers_BCD, choices_RCD))
+            on_batch()
+        return self._quality(found, choices, intervals, items)
+
+    def _quality(self, found: Sequence[BatchFigures], choices: bool, intervals: bool, items: bool) -> Quality:
+        """Quality on all examples, by figures of every batch."""
         kl_sums, nll_sums = torch.cat([one.kl for one in found]), torch.cat([one.nll for one in found])
         n_tokens, right = torch.cat([one.n_tokens for one in found]), torch.cat([one.right for one in found])
         accuracy, accuracy_interval = _share(right)
@@ -268,7 +325,7 @@ class QualitySet:
         store = PrefixStore(0) if prefixes is None else prefixes
         return list(self._items(self._run(schedule, router, choices, store, on_batch), choices))
 
-    def _items(self, found: Sequence[_Found], choices: bool) -> tuple[ItemQuality, ...]:
+    def _items(self, found: Sequence[BatchFigures], choices: bool) -> tuple[ItemQuality, ...]:
         """Quality on each example, in the given order, by figures of every batch."""
         items = []
         for batch, of_batch in zip(self._batches, found, strict=True):
@@ -286,8 +343,8 @@ class QualitySet:
         choices: bool,
         prefixes: PrefixStore,
         on_batch: Callable[[], None],
-    ) -> list[_Found]:
-        schedule = self.model.checked(schedule)
+    ) -> list[BatchFigures]:
+        schedule, head = self.model.checked(schedule), self.model.head
         self._check(schedule, router)
         found = []
         node_bytes = self._state_bytes(choices, scored_once(router))
@@ -296,19 +353,10 @@ class QualitySet:
                 of_prompts, of_answers, of_choices = path.passages()
                 prefill = self.model.prefill(batch.prompts, schedule, router, of_prompts)
                 hidden_BCD = self.model.continuation_hidden(prefill, batch.answers, of_answers)
-                real_BC = batch.answers.ids != IGNORED
-                compared = compare(self.model.head, hidden_BCD[real_BC], dense_hidden, batch.answers.ids[real_BC])
-                kl_B, nll_B = (_row_sums(values_T, real_BC) for values_T in compared)
-                choice_I = right_I = right_norm_I = torch.zeros(0, dtype=torch.long, device=real_BC.device)
+                choices_RCD = None
                 if choices and batch.choices is not None:
-                    likelihoods_R, items_R = (
-                        self._likelihoods(prefill, batch.choices, of_choices, batch.unscored),
-                        batch.choice_items,
-                    )
-                    choice_I = _likeliest(likelihoods_R, items_R)
-                    right_I = choice_I == batch.right_choice
-                    right_norm_I = _likeliest(likelihoods_R / batch.choice_lengths, items_R) == batch.right_choice
-                found.append(_Found(kl_B, nll_B, real_BC.sum(1), choice_I, right_I, right_norm_I))
+                    choices_RCD = self.model.continuation_hidden(prefill, batch.choices, of_choices)
+                found.append(batch_figures(batch, dense_hidden, head, head, hidden_BCD, choices_RCD))
                 on_batch()
         return found
 
@@ -335,23 +383,6 @@ class QualitySet:
         hidden = self._dense_hidden[0]
         return n_tokens * hidden.shape[-1] * hidden.element_size() + 4 * n_prompt * (1 + n_scores)
 
-    def _likelihoods(
-        self, prefill: Prefill, choices: ContinuationBatch, passage: Passage, unscored_R: Tensor
-    ) -> Tensor:
-        """Summed log-likelihood of each choice `[R]`, without the tokens before those that are scored."""
-        hidden_RCD = self.model.continuation_hidden(prefill, choices, passage)
-        real_RC = choices.ids != IGNORED
-        picked_T1 = log_probabilities(self.model.head, hidden_RCD[real_RC], choices.ids[real_RC][:, None])
-        places_C = torch.arange(real_RC.shape[1], device=real_RC.device)
-        is_scored_RC = places_C >= unscored_R[:, None]
-        return _row_sums(torch.where(is_scored_RC[real_RC], picked_T1[:, 0], 0.0), real_RC)
-
-
-def _row_sums(values_T: Tensor, real_BC: Tensor) -> Tensor:
-    """Sums by row `[B]` of values of the real tokens."""
-    table_BC = torch.zeros(real_BC.shape, dtype=values_T.dtype, device=values_T.device)
-    return table_BC.masked_scatter_(real_BC, values_T).sum(-1)
-
 
 def _share(right_I: Tensor) -> tuple[float | None, tuple[float, float] | None]:
     """Share of right decisions, with its interval; None without any."""
@@ -366,12 +397,3 @@ def _mean_kl(value: float) -> float:
 
 def _exp(value: float) -> float:
     return math.exp(min(value, _HIGHEST_EXPONENT))
-
-
-def _likeliest(likelihoods_R: Tensor, items_R: Tensor) -> Tensor:
-    """Index of the likeliest choice of each item `[I]`, the first of equals; items ascend."""
-    _, group_R, counts_I = items_R.unique_consecutive(return_inverse=True, return_counts=True)
-    table = likelihoods_R.new_full((len(counts_I), int(counts_I.max())), -torch.inf)
-    within_R = torch.arange(len(items_R), device=items_R.device) - (counts_I.cumsum(0) - counts_I)[group_R]
-    table[group_R, within_R] = likelihoods_R
-    return table.argmax(-1)

@@ -38,7 +38,7 @@ class Head:
     vocabulary: int
 
     @property
-    def _is_linear(self) -> bool:
+    def is_linear(self) -> bool:
         """True if rows of the weight are words, and nothing but their products is computed."""
         module = self.module
         before = [hook for hook in module._forward_pre_hooks.values() if hook is not _in_one_piece]
@@ -53,7 +53,7 @@ class Head:
             width: D.
         """
         at_once = _NUMBERS_AT_ONCE
-        n_words = min(self.vocabulary, max(1, at_once // width)) if self._is_linear else self.vocabulary
+        n_words = min(self.vocabulary, max(1, at_once // width)) if self.is_linear else self.vocabulary
         words = [slice(first, min(first + n_words, self.vocabulary)) for first in range(0, self.vocabulary, n_words)]
         n_at_once = max(1, at_once // max(n_words, width))
         for first in range(0, n_tokens, n_at_once):
@@ -61,7 +61,7 @@ class Head:
 
     def logits(self, hidden_TD: Tensor, words: slice) -> Tensor:
         """Logits of a part of the words in float32 at least `[T, P]`; the words are those of a tile."""
-        if not self._is_linear:
+        if not self.is_linear:
             raw_TV: Tensor = self.module(hidden_TD)
             return self.finish(raw_TV.to(hidden_TD.device, _wide(raw_TV.dtype)))
         weight_PD, bias = self.module.weight[words], self.module.bias

@@ -28,6 +28,7 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 from ftp_core.errors import CoreError
+from search.cli.compare import COMPARE_SETTINGS, compare_command
 from search.cli.database_commands import db, export_studies, import_studies
 from search.cli.log_level import LogLevel, is_debugging, set_log_level
 from search.cli.options import AsJson, Note, Out, Storage, StudyName, Tags
@@ -104,6 +105,7 @@ app.command("measure")(with_settings(measure, MEASURE_SETTINGS, show_default="as
 app.command("distill")(with_settings(distill, DISTILL_SETTINGS, show_default="as begun"))
 app.command("prompt")(with_settings(prompt_command, PROMPT_SETTINGS, show_default="as begun"))
 app.command("solve")(with_settings(solve_command, SOLVE_SETTINGS, show_default="as begun"))
+app.command("compare")(with_settings(compare_command, COMPARE_SETTINGS, show_default="as begun"))
 app.command("sweep")(sweep_command)
 app.command("config")(config_command)
 app.command("serve")(serve_command)

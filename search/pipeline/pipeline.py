@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
+from search.comparison.compare import ComparisonPlan, compare
 from search.config.run_config import RunConfig
 from search.errors import SearchError
 from search.inputs.data import Workload
@@ -29,6 +30,7 @@ from search.stages.solve import Solved, solve
 from search.stages.stage_states import LAST_STAGES, Stages, all_stages
 from search.stages.time_generation import time_selected
 from studies import StudyStore, front
+from studies.records.compared import Compared
 from studies.records.confirmed import as_confirmed
 from studies.records.target import Target
 from studies.store.lease import Lease
@@ -114,6 +116,10 @@ class Pipeline:
         The stages and the state of the study stay as they are.
         """
         return solve(self._study, target, n)
+
+    def compare(self, plan: ComparisonPlan) -> list[Compared]:
+        """Compares other methods with the study's schedules on its test items; its stages stay as they are."""
+        return compare(self._study, plan)
 
     def _table(self, report: Report, router_run: int | None = None) -> list[tuple[str, Work, Sequence[str]]]:
         """The flow from top to bottom: each stage, its function, and the stages that are due again when it runs."""

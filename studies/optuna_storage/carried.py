@@ -24,6 +24,7 @@ _TABLES = (
     schema.stage,
     schema.proposer_state,
     schema.measurement,
+    schema.comparison,
     schema.router_run,
     schema.example,
 )

@@ -12,7 +12,7 @@ from studies.sql.packing import pack_floats, unpack_floats
 from studies.sql.times import UtcTime
 
 # The last of studies/sql/migrations/versions.
-HEAD = "0003"
+HEAD = "0004"
 _HAS_HALVES = -1.0
 
 
@@ -234,6 +234,21 @@ example = Table(
     metadata,
     Column("study_id", ForeignKey("study.id", ondelete="CASCADE"), primary_key=True),
     Column("kind", String(32), primary_key=True),
+    Column("content", JSON, nullable=False),
+)
+
+# What other methods come to on a study's model and test items.
+comparison = Table(
+    "comparison",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    _study_id(),
+    Column("method", String(64), nullable=False),
+    Column("match", String(16), nullable=False),
+    Column("target", sa.Float(53), nullable=False),
+    Column("seed", Integer, nullable=False),
+    # Hash of model, test items and timed input.
+    Column("context", String(64), nullable=False),
     Column("content", JSON, nullable=False),
 )
 

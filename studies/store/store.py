@@ -13,6 +13,7 @@ from studies.optuna_storage.storage import StudyStorage
 from studies.sql.database import DEFAULT_PATIENCE_S, Database
 from studies.sql.location import database_file
 from studies.store.columns import Columns
+from studies.store.comparisons import Comparisons
 from studies.store.lease import Lease
 from studies.store.names import StudyNames
 from studies.store.optuna_studies import OptunaStudies
@@ -68,6 +69,7 @@ class StudyStore:
         self.columns = Columns(names)
         self.revaluation = Revaluation(names)
         self.results = Results(names)
+        self.comparisons = Comparisons(names)
         self.routers = Routers(names)
         self.substitutes = Substitutes(names)
         self.profiles = Profiles(names)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ftp_core.baselines.block_removal import BlockRemoval
+from ftp_core.baselines.shortgpt import BlockRemoval
 from ftp_core.cost.measure import (
     Skipping,
     Step,

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from ftp_core.baselines.block_removal import block_influence
+from ftp_core.baselines.shortgpt import block_influence
 from ftp_core.cost.conditions import ProfileError
 from ftp_core.cost.stopwatch import TimedPasses
 from ftp_core.errors import ModelError

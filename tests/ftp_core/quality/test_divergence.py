@@ -64,6 +64,24 @@ cases = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.parametrize("opaque", [(False, False), (True, False), (False, True)])
+def test_models_with_heads_of_their_own_are_compared_by_them(
+    opaque: tuple[bool, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(head_module, "_NUMBERS_AT_ONCE", 16)
+    plain, draw = FINISHES["plain"], torch.Generator().manual_seed(0)
+    head, linear = random_head(11, 3, plain, torch.float32, opaque[0], seed=1)
+    dense_head, dense_linear = random_head(11, 5, plain, torch.float32, opaque[1], seed=2)
+    hidden, dense = torch.randn(7, 3, generator=draw), torch.randn(7, 5, generator=draw)
+    targets = torch.arange(7)
+    kl, nll = compare(head, hidden, dense, targets, dense_head)
+    found, expected = (
+        whole_logits(*of).log_softmax(-1) for of in ((linear, plain, hidden), (dense_linear, plain, dense))
+    )
+    torch.testing.assert_close(kl.double(), (expected.exp() * (expected - found)).sum(-1), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(nll.double(), -found[targets, targets], atol=1e-5, rtol=1e-5)
+
+
 @given(case=cases, n_tokens=st.integers(1, 9), at_once=st.integers(1, 120), temperature=st.sampled_from([1.0, 2.5]))
 def test_streamed_figures_and_gradients_are_those_of_whole_tables(
     case: dict, n_tokens: int, at_once: int, temperature: float

@@ -30,6 +30,7 @@ from studies import (
     front,
     load,
 )
+from studies.records.compared import Compared
 from studies.records.labels import Labels
 from studies.records.records import Disagreement, GroupAccuracy, ReportExamples, RoutedPrompt
 from studies.records.study_facts import ProfileRecord, StudyFacts
@@ -240,10 +241,11 @@ def test_deleting_a_study_deletes_all_it_remembers(store: StudyStore, tmp_path: 
     store.substitutes.keep("one", [b"maps"])
     store.runs.keep_proposer_states("one", {"tpe": {"asked": 1}})
     store.studies.label("one", ["a"], "b")
+    store.comparisons.keep("one", Compared("a", "", "latency", 0.25, 1, "c", None, "why"))
     store.delete_study("one")
     assert store.studies.summaries() == []
     with sqlite3.connect(tmp_path / "studies.db") as raw:
-        for table in ("trial", "measurement", "router_run", "substitute", "proposer_state", "label"):
+        for table in ("trial", "measurement", "router_run", "substitute", "proposer_state", "label", "comparison"):
             assert raw.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
 
 

@@ -8,24 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 from transformers import PreTrainedModel
 
+from ftp_core.baselines.fitting import Effort, closest, flops_of_blocks, text_batches
+from ftp_core.baselines.protocol import Budget, Sparsity
+from ftp_core.baselines.pruned import ScheduledModel, cached_step
+from ftp_core.baselines.sharing import base_without_blocks, heads_without, without_blocks
 from ftp_core.cost.flops import FlopsCounter
+from ftp_core.cost.measure import Step
 from ftp_core.errors import ScheduleError
-from ftp_core.routers import RoutingState, StaticRouter
 from ftp_core.schedule import SparsitySchedule
-from ftp_core.skipping.cache import FTPCache
-from ftp_core.skipping.decoding import DecodePass
 from ftp_core.skipping.families import family_of
-from ftp_core.skipping.interception import BlockCall, BlockHandler, intercepted
-from ftp_core.skipping.skipping import PromptPass
+from ftp_core.skipping.interception import BlockCall
 from ftp_core.skipping.skipping_model import SkippingModel
-from ftp_core.text.encoding import PromptBatch
+from ftp_core.text.encoding import EncodedExample, PromptBatch
 
 
 @torch.inference_mode()
@@ -85,40 +85,58 @@ class BlockRemoval:
     removed: tuple[int, ...]
     name: str = "block removal"
 
-    def step_of(self, model: PreTrainedModel) -> Callable[[Tensor, Any], tuple[Tensor, Any]]:
+    def step_of(self, model: PreTrainedModel) -> Step:
         """See `ftp_core.cost.measure.Variant`; removed blocks hold nothing in the cache.
 
         Raises:
             ModelError: Its family is not supported.
             ScheduleError: It has no such block, or none would remain.
         """
-        family = family_of(model.config)
-        blocks = family.blocks_of(model)
-        gone = set(self.removed)
-        if not gone <= set(range(len(blocks))) or len(gone) == len(blocks):
-            raise ScheduleError(
-                f"Blocks {sorted(gone)} cannot be removed of a model with {len(blocks)}: name some of 0 to "
-                f"{len(blocks) - 1}, and leave at least one."
-            )
-        whole = SparsitySchedule.uniform(0.0, len(blocks))
+        base = base_without_blocks(model, self.removed)
+        return cached_step(base, SparsitySchedule.uniform(0.0, len(family_of(base.config).blocks_of(base))))
 
-        def step(ids_BL: Tensor, cache: FTPCache | None) -> tuple[Tensor, FTPCache]:
-            cache = FTPCache(family.windows(model)) if cache is None else cache
-            real_BL = torch.ones_like(ids_BL, dtype=torch.bool)
-            handler: BlockHandler
-            if cache.seen == 0:
-                state = RoutingState.start(real_BL)
-                handler = PromptPass(model, family, whole, StaticRouter(), state, real_BL, cache)
-            else:
-                columns_L = torch.arange(cache.seen, cache.seen + ids_BL.shape[1], device=ids_BL.device)
-                handler = DecodePass(model, family, cache, real_BL, columns_L.expand(ids_BL.shape))
 
-            def handle(index: int, call: BlockCall) -> Tensor:
-                return call.hidden if index in gone else handler(index, call)
+class ShortGPT:
+    """Removes the blocks of least Block Influence, BI_i = 1 - E[cos(x_i, x_{i+1})], in one go.
 
-            with intercepted(blocks, handle):
-                outputs = model(input_ids=ids_BL, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            cache.advance(real_BL)
-            return outputs.logits[:, -1], cache
+    As in the paper, and without training afterwards. BI is the mean over all tokens of the calibration texts.
+    """
 
-        return step
+    name = "shortgpt"
+    paper = "ShortGPT: Layers in Large Language Models are More Redundant Than You Expect (arXiv 2403.03853)"
+    has_chance = False
+    trains = False
+
+    def fit(
+        self,
+        model: SkippingModel,
+        calibration: Sequence[EncodedExample],
+        budget: Budget,
+        seed: int = 0,
+        on_step: Callable[[float], None] = lambda share: None,
+    ) -> ScheduledModel:
+        """See `Baseline`."""
+        effort, batches = Effort(model), text_batches(model, calibration)
+        weighted = torch.zeros(model.n_blocks)
+        for number, texts in enumerate(batches, 1):
+            n_tokens = int(texts.lengths.sum())
+            weighted += n_tokens * torch.tensor(block_influence(model, texts))
+            effort.tokens += n_tokens
+            on_step(number / len(batches))
+        influence, dense = (weighted / effort.tokens).tolist(), budget.dense_flops(model)
+        of_blocks = flops_of_blocks(model, budget)
+
+        def flops_of(n_removed: int) -> float:
+            return dense - sum(of_blocks[index] for index in least_influential(influence, n_removed))
+
+        n_removed = closest(range(model.n_blocks), flops_of, budget.target_flops(model))
+        removed = least_influential(influence, n_removed)
+        return ScheduledModel(
+            self.name,
+            model,
+            without_blocks(model, removed),
+            SparsitySchedule.uniform(0.0, model.n_blocks),
+            Sparsity(len(removed) / model.n_blocks, "of the blocks removed"),
+            effort.preparation(),
+            heads=heads_without(model, removed),
+        )

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 from transformers import PreTrainedModel
 
-from ftp_core.baselines.block_removal import (
+from ftp_core.baselines.shortgpt import (
     BlockRemoval,
     block_influence,
     blocks_removed_at,

@@ -1,0 +1,235 @@
+"""Compares other methods with a study's own schedules: at equal time or operations, on its test items."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ftp_core.baselines.catalogue import baseline
+from ftp_core.baselines.protocol import Baseline, Budget, PrunedModel, flops_saved
+from ftp_core.cost import Unchanged, paired_speedup, time_generation
+from ftp_core.cost.measure import room_for_new_tokens
+from ftp_core.cost.speedup import needs_more_turns
+from ftp_core.errors import CoreError
+from ftp_core.quality.quality import Quality, QualitySet
+from ftp_core.text.encoding import PromptBatch, encoded_fingerprint
+from search.comparison.matching import Matched, matched_in_time
+from search.comparison.ours import OURS, OwnSchedules
+from search.errors import SearchError
+from search.stages.measure import quality_set, timed_prompts
+from search.stages.open_study import OpenStudy
+from studies.records.compared import Compared, ComparedModel, Match
+
+# New tokens that are timed behind the first one, where the context has room for them.
+_NEW_TOKENS = 16
+# Turns by which a model's time is judged while a match is looked for: the medians of fewer are not steady.
+_TURNS_TO_MATCH = 5
+
+
+@dataclass(frozen=True)
+class ComparisonPlan:
+    """What is to be compared.
+
+    Attributes:
+        methods: Names of methods; the study's own schedules come first, whether they are named or not.
+        targets: Shares of the dense model's time, or operations, that each is to save.
+        match: What is alike at a target.
+        seeds: Seeds of each method with chance.
+    """
+
+    methods: tuple[str, ...]
+    targets: tuple[float, ...]
+    match: Match = "latency"
+    seeds: int = 3
+
+
+def compare(study: OpenStudy, plan: ComparisonPlan) -> list[Compared]:
+    """Makes, measures and keeps what is missing of a plan; what the database has is not done again.
+
+    Every row is kept as soon as it is measured. A method that cannot be applied to the model is a row that says why.
+
+    Returns:
+        All rows of the plan, the study's own first.
+    """
+    comparing = _Comparing(study, plan.match)
+    found = []
+    for target in plan.targets:
+        for name in dict.fromkeys((OURS, *plan.methods)):
+            method = OwnSchedules(study) if name == OURS else baseline(name)
+            found += comparing.rows(method, target, plan.seeds if method.has_chance else 1)
+    return found
+
+
+class _Comparing:
+    """One study's model, items and clock, for all methods alike."""
+
+    def __init__(self, study: OpenStudy, match: Match) -> None:
+        self._study = study
+        self._match = match
+        self._model = study.workload.model.skipping
+        self._prompts = timed_prompts(study)
+        self._context = _context(study, self._prompts)
+        self._known = {
+            (one.method, one.match, one.target, one.seed, one.context): one
+            for one in study.store.comparisons.of(study.name)
+        }
+        self._items: QualitySet | None = None
+
+    def rows(self, method: Baseline, target: float, seeds: int) -> list[Compared]:
+        """What a method comes to at a target with each seed, from the database as far as it is known there."""
+        found: list[Compared] = []
+        for seed in range(seeds):
+            one = self._known.get((method.name, self._match, target, seed, self._context_of(method)))
+            if one is None:
+                self._study.lease.check()
+                # Other seeds save the same operations, so that they differ by chance alone.
+                asked = next((row.model.asked for row in found if row.model is not None), None)
+                one = self._compared(method, target, seed, asked)
+                self._study.store.comparisons.keep(self._study.name, one)
+            found.append(one)
+            if one.refused:
+                break
+        return found
+
+    def _compared(self, method: Baseline, target: float, seed: int, asked: float | None) -> Compared:
+        title = f"{method.name} at {target:.0%} less {'time' if self._match == 'latency' else 'operations'}"
+        with self._study.view.stage(title if not seed else f"{title}, seed {seed}", 100) as stage:
+            done = 0
+
+            def advance(share: float) -> None:
+                nonlocal done
+                now = round(100 * min(1.0, share))
+                if now > done:
+                    stage.advance(now - done)
+                    done = now
+
+            def make(share: float) -> PrunedModel:
+                nonlocal done
+                if done == 100:
+                    stage.extend(100)
+                    done = 0
+                batch, length = self._prompts.ids.shape
+                budget = Budget(share, batch, length)
+                made = method.fit(self._model, self._study.workload.splits["calibration"], budget, seed, advance)
+                advance(1.0)
+                return made
+
+            refused, model = "", None
+            try:
+                if asked is not None or self._match == "flops":
+                    share = target if asked is None else asked
+                    matched: Matched[PrunedModel] = Matched(share, make(share))
+                else:
+                    matched = matched_in_time(make, self._saved_time, target)
+            except (CoreError, SearchError) as error:
+                refused = str(error)
+            else:
+                model = self._measured(matched)
+        return Compared(method.name, method.paper, self._match, target, seed, self._context_of(method), model, refused)
+
+    def _context_of(self, method: Baseline) -> str:
+        """Hash of what a method's rows depend on beside their target and seed; of ours, trials are part of it."""
+        if method.name != OURS:
+            return self._context
+        known = f"{self._context} {self._study.store.trials.n_ended(self._study.name)}"
+        return hashlib.sha256(known.encode()).hexdigest()
+
+    def _saved_time(self, pruned: PrunedModel) -> float:
+        dense, own = time_generation(
+            self._model, self._prompts.ids, [Unchanged(), pruned], [1], repeats=_TURNS_TO_MATCH
+        )
+        return 1.0 - 1.0 / paired_speedup(dense[1], own[1]).ratio
+
+    def _measured(self, matched: Matched[PrunedModel]) -> ComparedModel:
+        pruned, prompts = matched.model, self._prompts
+        batch, length = prompts.ids.shape
+        quality = self._quality(pruned)
+        assert quality.kl_interval is not None
+        low, high = quality.accuracy_interval or (None, None)
+        timed = self._timed(pruned)
+        return ComparedModel(
+            asked=matched.share,
+            flops_saved=flops_saved(pruned, batch, length),
+            flops=pruned.flops(batch, length),
+            kv_bytes=pruned.kv_bytes(batch, length),
+            n_parameters=pruned.n_parameters,
+            sparsity=str(pruned.sparsity),
+            kl=quality.kl,
+            kl_low=quality.kl_interval[0],
+            kl_high=quality.kl_interval[1],
+            perplexity=quality.perplexity,
+            accuracy=quality.accuracy,
+            accuracy_low=low,
+            accuracy_high=high,
+            **timed,
+            batch=batch,
+            length=length,
+            seconds=pruned.preparation.seconds,
+            tokens=pruned.preparation.tokens,
+            trained_parameters=pruned.preparation.trained_parameters,
+            preparation_bytes=pruned.preparation.peak_bytes,
+            item_kl=tuple(one.kl for one in quality.items),
+            item_tokens=tuple(one.n_tokens for one in quality.items),
+            item_right=tuple(None if one.right is None else int(one.right) for one in quality.items),
+        )
+
+    def _quality(self, pruned: PrunedModel) -> Quality:
+        if self._items is None:
+            self._items = quality_set(self._study, "test")
+        with self._study.view.stage(f"Measuring quality, {pruned.name}", self._items.n_batches) as stage:
+            return self._items.evaluate_pruned(pruned, choices=True, intervals=True, on_batch=stage.advance, items=True)
+
+    def _timed(self, pruned: PrunedModel) -> dict[str, Any]:
+        """Times of a prefill and of the tokens behind it, in turns with the dense model."""
+        least = self._study.config.timed_runs
+        new = min(_NEW_TOKENS, room_for_new_tokens(self._prompts.ids.shape[1], self._model.context) - 1)
+        with self._study.view.stage(f"Measuring latency, {pruned.name}", 2 * (least + 1)) as stage:
+
+            def goes_on(times_ms: Sequence[Sequence[float]]) -> bool:
+                more = needs_more_turns(times_ms, least)
+                if more:
+                    stage.extend(2 * least)
+                return more
+
+            dense, own = time_generation(
+                self._model,
+                self._prompts.ids,
+                [Unchanged(), pruned],
+                [1, 1 + new] if new > 0 else [1],
+                repeats=least,
+                on_run=stage.advance,
+                goes_on=goes_on,
+            )
+        speedup = paired_speedup(dense[1], own[1])
+        rate = None
+        if new > 0:
+            behind_ms = np.asarray(own[1 + new]) - np.asarray(own[1])
+            rate = float(1000 * new * len(self._prompts.ids) / np.median(behind_ms))
+        return {
+            "latency_ms": float(np.median(own[1])),
+            "speedup": speedup.ratio,
+            "speedup_low": speedup.low,
+            "speedup_high": speedup.high,
+            "tokens_per_second": rate,
+            "repeats": len(own[1]),
+        }
+
+
+def _context(study: OpenStudy, prompts: PromptBatch) -> str:
+    """Hash of what every row depends on beside its method, target and seed."""
+    model = study.workload.model
+    parts = [
+        model.skipping_fingerprint(),
+        model.skipping.keep_first,
+        encoded_fingerprint(study.workload.examples("test")),
+        encoded_fingerprint(study.workload.splits["calibration"]),
+        list(prompts.ids.shape),
+        str(model.skipping.device.type),
+        str(model.skipping.model.dtype),
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -1,0 +1,88 @@
+"""Checks what is to be compared, before anything is loaded, and fills in what is not said."""
+
+from __future__ import annotations
+
+from typing import cast, get_args
+
+from ftp_core.baselines.catalogue import baseline_names
+from search.comparison.compare import ComparisonPlan
+from search.config.study_name import resume_command
+from search.errors import ConfigError
+from studies import StudyRecord, StudyStore
+from studies.records.compared import Match
+
+_HIGHEST = 0.9
+# Less is no difference between methods.
+_LEAST = 0.02
+
+
+def comparison_plan(
+    store: StudyStore, study: StudyRecord, methods: str | None, budgets: str | None, match: str, seeds: int
+) -> ComparisonPlan:
+    """What a study is to be compared with.
+
+    Args:
+        store: Database of the study.
+        study: The study.
+        methods: Names with commas between them; None for all.
+        budgets: Shares to save with commas between them; None for what the selected schedule saves.
+        match: What is alike, see `ComparisonPlan`.
+        seeds: Seeds of each method with chance.
+
+    Raises:
+        ConfigError: A name or a number is wrong, or the study has nothing to compare.
+    """
+    if match not in get_args(Match):
+        raise ConfigError(f"--match is {match!r}: expected latency or flops.")
+    if seeds < 1:
+        raise ConfigError(f"--seeds is {seeds}: expected at least 1.")
+    names = tuple(dict.fromkeys(_parts(methods))) if methods is not None else baseline_names()
+    unknown = [name for name in names if name not in baseline_names()]
+    if unknown or not names:
+        wrong = f"There is no method {unknown[0]!r}" if unknown else "--methods names nothing"
+        raise ConfigError(f"{wrong}: expected some of {', '.join(baseline_names())}.")
+    if study.chosen_trial is None:
+        raise ConfigError(
+            f"Study {study.name!r} has no chosen schedule to compare others with: finish its search with "
+            f"`{resume_command(repr(store), study.name)}`."
+        )
+    kind = cast(Match, match)
+    targets = (_selected(store, study, kind),) if budgets is None else tuple(map(_share, _parts(budgets)))
+    if not targets:
+        raise ConfigError("--budgets names nothing: expected shares to save, such as 0.15,0.25.")
+    return ComparisonPlan(names, tuple(dict.fromkeys(targets)), kind, seeds)
+
+
+def _parts(text: str) -> list[str]:
+    return [part for one in text.split(",") if (part := one.strip())]
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= _HIGHEST:
+        raise ConfigError(f"--budgets has {text!r}: expected shares to save, above 0 and at most {_HIGHEST:g}.")
+    return share
+
+
+def _selected(store: StudyStore, study: StudyRecord, match: Match) -> float:
+    """The share that the selected schedule saves, as it was measured on test items."""
+    tested = [one for one in store.results.measurements(study.name) if one.split == "test"]
+    dense = next((one for one in tested if one.variant == "dense"), None)
+    chosen = next((one for one in tested if one.trial == study.chosen_trial), None)
+    if dense is None or chosen is None:
+        raise ConfigError(
+            f"What the selected schedule of {study.name!r} saves was not measured yet: give --budgets, or finish the "
+            f"study with `{resume_command(repr(store), study.name)}`."
+        )
+    if match == "flops":
+        return round(1 - chosen.flops / dense.flops, 3)
+    saved = 0.0 if chosen.speedup is None else round(1 - 1 / chosen.speedup, 2)
+    if saved < _LEAST:
+        raise ConfigError(
+            f"The selected schedule of {study.name!r} was measured to save {saved:.0%} of the dense model's time, "
+            "where nothing can be told apart: give --budgets, or compare with --match flops."
+        )
+    return saved

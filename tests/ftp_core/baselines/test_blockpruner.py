@@ -1,0 +1,60 @@
+"""Halves go one by one, each time the one without which perplexity is lowest."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from ftp_core.baselines import Budget
+from ftp_core.baselines.blockpruner import BlockPruner
+from ftp_core.baselines.sharing import AddsNothing, PassesThrough
+from ftp_core.skipping.families import family_of
+from ftp_core.skipping.skipping_model import SkippingModel
+from tests.ftp_core.baselines.slow_models import N_BLOCKS, deep_base, examples, slow_nll
+
+Half = tuple[int, int]
+
+
+def silence(model: PreTrainedModel, half: Half) -> torch.utils.hooks.RemovableHandle:
+    """Lets a half compute, and throws the result away."""
+    family = family_of(model.config)
+    assert family.halves is not None
+
+    def nothing(_: object, __: object, out: object) -> object:
+        return (torch.zeros_like(out[0]), *out[1:]) if isinstance(out, tuple) else torch.zeros_like(out)  # type: ignore
+
+    return family.blocks_of(model)[half[0]].get_submodule(family.halves[half[1]]).register_forward_hook(nothing)
+
+
+@torch.no_grad()
+def slow_order(model: PreTrainedModel, n: int) -> list[Half]:
+    """The halves that go first, by a whole pass for each candidate and text."""
+    gone: list[Half] = []
+    for _ in range(n):
+        losses = {}
+        for half in ((block, part) for block in range(N_BLOCKS) for part in (0, 1)):
+            if half not in gone:
+                hook = silence(model, half)
+                losses[half] = float(slow_nll(model, examples()))
+                hook.remove()
+        gone.append(min(losses, key=losses.__getitem__))
+        silence(model, gone[-1])
+    return gone
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_neox"])
+def test_the_halves_go_that_a_slow_search_takes_and_the_model_is_the_one_without_them(family: str) -> None:
+    pruned = BlockPruner().fit(SkippingModel(deep_base(family)), examples(), Budget(0.35, 2, 40))
+    gone = set()
+    assert pruned.model.family.halves is not None
+    for index, block in enumerate(pruned.model.blocks):
+        whole = isinstance(block, PassesThrough)
+        halves = pruned.model.family.halves
+        gone |= {(index, p) for p in (0, 1) if whole or isinstance(block.get_submodule(halves[p]), AddsNothing)}
+    silent = deep_base(family)
+    assert gone == set(slow_order(silent, len(gone))) and len(gone) >= 3
+    assert pruned.sparsity.value == len(gone) / (2 * N_BLOCKS)
+    ids = torch.arange(5, 24)[None]
+    logits = pruned.step_of(pruned.dense.model)(ids, None)[0]
+    torch.testing.assert_close(logits, silent(ids).logits[:, -1], atol=1e-4, rtol=1e-4)

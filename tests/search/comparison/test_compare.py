@@ -1,0 +1,203 @@
+"""Other methods run a study's test items beside its own schedules, and nothing that is known is done again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from dashboards.report.methods import methods_tables
+from ftp_core.baselines import baseline_names
+from ftp_core.baselines.catalogue import baseline
+from ftp_core.baselines.protocol import Budget
+from ftp_core.errors import ModelError
+from ftp_core.quality.quality import QualitySet
+from ftp_core.schedule import SparsitySchedule
+from search.cli.compare import print_compared
+from search.comparison.compare import ComparisonPlan, compare
+from search.comparison.ours import OURS, OwnSchedules
+from search.comparison.plan import comparison_plan
+from search.config.run_config import RunConfig
+from search.errors import ConfigError, SearchError
+from search.inputs.data import Workload, load_workload
+from search.problem.objectives import OBJECTIVES
+from search.progress.progress_view import ProgressView
+from search.stages.open_study import OpenStudy
+from studies import Measurement, StudyStore
+from studies.records.compared import Compared
+from tests.studies.records import trial
+
+SMALL: dict[str, Any] = {
+    **{"calibration_items": 8, "validation_items": 4, "test_items": 6, "search_items": 8, "workers": 1},
+    **{"cost": "flops", "latency_length": (48,), "latency_batch": 1, "timed_runs": 2},
+}
+LATE = SparsitySchedule([0.0] * 6 + [0.7] * 6)
+
+
+@pytest.fixture(scope="module")
+def workload() -> Workload:
+    return load_workload("demo", "demo", 0, RunConfig.checked(**SMALL).sizes)
+
+
+@pytest.fixture
+def study(workload: Workload) -> Iterator[OpenStudy]:
+    """A study with the dense schedule, a late one, and one that harms more at the same operations."""
+    config = RunConfig.checked(**SMALL)
+    with StudyStore("sqlite://") as store:
+        store.studies.create("one", config.model_dump(), OBJECTIVES)
+        for number, (values, schedule) in enumerate(
+            [((0.0, 9.0), SparsitySchedule.uniform(0.0, 12)), ((0.3, 5.0), LATE), ((0.9, 5.0), LATE)]
+        ):
+            store.trials.append("one", trial(number, values, schedule))
+        store.studies.choose_trial("one", 1)
+        with store.runs.lease("one") as lease:
+            yield OpenStudy(store, "one", lease, config, workload, ProgressView(Console(quiet=True)))
+
+
+def test_rows_say_what_each_method_comes_to_on_the_same_items(study: OpenStudy) -> None:
+    plan = ComparisonPlan(("random", "shortgpt"), (0.3,), "flops", 2)
+    rows = compare(study, plan)
+    assert [(one.method, one.seed) for one in rows] == [(OURS, 0), ("random", 0), ("random", 1), ("shortgpt", 0)]
+    model, examples = study.workload.model.skipping, study.workload.examples("test")
+    truth = QualitySet(model, examples)
+    for one in rows:
+        assert one.model is not None and not one.refused and one.target == 0.3
+        made = OwnSchedules(study) if one.method == OURS else baseline(one.method)
+        pruned = made.fit(model, study.workload.splits["calibration"], Budget(0.3, 1, 48), one.seed)
+        expected = truth.evaluate_pruned(pruned, choices=True, items=True)
+        assert one.model.kl == pytest.approx(expected.kl, abs=1e-6) and one.model.accuracy == expected.accuracy
+        assert one.model.item_kl == pytest.approx([item.kl for item in expected.items], abs=1e-6)
+        assert one.model.item_right == tuple(None if item.right is None else int(item.right) for item in expected.items)
+        assert one.model.flops == pruned.flops(1, 48) and one.model.kv_bytes == pruned.kv_bytes(1, 48)
+        assert one.model.flops_saved == pytest.approx(0.3, abs=0.06) and one.model.latency_ms > 0
+        assert one.model.tokens_per_second is not None and one.model.repeats >= 2
+    [ours] = [one.model for one in rows if one.method == OURS]
+    assert ours is not None and "trial 1" in ours.sparsity
+    assert study.store.comparisons.of("one") == rows
+
+
+def test_what_is_known_is_not_done_again(study: OpenStudy, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = ComparisonPlan(("last_k",), (0.3,), "flops")
+    first = compare(study, plan)
+    measured: list[str] = []
+
+    def fit(self: Any, *_: Any) -> None:
+        measured.append(self.name)
+        raise ModelError("fitted")
+
+    monkeypatch.setattr(type(baseline("last_k")), "fit", fit)
+    monkeypatch.setattr(OwnSchedules, "fit", fit)
+    assert compare(study, plan) == first and not measured
+    # Our row is of all trials: with another one it is made anew, and the others are not.
+    study.store.trials.append("one", trial(3, (0.2, 5.0), LATE))
+    again = compare(study, plan)
+    assert measured == [OURS] and [one.refused for one in again] == ["fitted", ""]
+
+
+def test_methods_that_cannot_be_applied_are_rows_that_say_why(
+    study: OpenStudy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise ModelError("This family has no heads to prune.")
+
+    monkeypatch.setattr(type(baseline("first_k")), "fit", refuse)
+    rows = compare(study, ComparisonPlan(("first_k",), (0.8,), "flops"))
+    assert [(one.method, one.model) for one in rows] == [(OURS, None), ("first_k", None)]
+    assert "No schedule of study 'one' saves 80.0% of the operations" in rows[0].refused
+    assert "ftp-search solve one --target-flops-saved 0.80" in rows[0].refused
+    print_compared(Console(width=200), rows)
+    assert "first_k: This family has no heads to prune." in capsys.readouterr().out
+
+
+def test_models_are_matched_by_the_time_that_they_take(study: OpenStudy, monkeypatch: pytest.MonkeyPatch) -> None:
+    from search.comparison import compare as comparing
+
+    def saved_time(self: Any, pruned: Any) -> float:
+        # A clock by which half of what operations promise is kept.
+        dense = Budget(0.0, 1, 48).dense_flops(pruned.dense)
+        return 0.5 * (1 - pruned.flops(1, 48) / dense)
+
+    monkeypatch.setattr(comparing._Comparing, "_saved_time", saved_time)
+    [_, row] = compare(study, ComparisonPlan(("last_k",), (0.2,), "latency"))
+    assert row.model is not None and row.match == "latency"
+    assert row.model.flops_saved == pytest.approx(0.4, abs=0.04) and row.model.asked == pytest.approx(0.4, abs=0.04)
+
+
+def test_tables_judge_each_row_against_ours(study: OpenStudy) -> None:
+    rows = compare(study, ComparisonPlan(("last_k",), (0.3,), "flops"))
+    [ours, last] = [one.model for one in rows]
+    assert ours is not None and last is not None
+    worse = replace(last, item_kl=tuple(kl + 0.5 for kl in ours.item_kl), kl=ours.kl + 0.5, item_right=(0,) * 6)
+    ours = replace(ours, item_right=(1,) * 6, speedup_low=0.7, speedup_high=0.9)
+    table_rows = [replace(rows[1], model=worse), replace(rows[0], model=ours)]
+    [(title, table)] = methods_tables(table_rows)
+    assert title == "30% less operations for a prefill"
+    assert [row.cells[0].text for row in table.rows] == [OURS, "last_k"]
+    kl, accuracy = table.rows[1].cells[4], table.rows[1].cells[6]
+    assert kl.text == "worse" and kl.detail.startswith("+0.5000 [+0.5000")
+    assert accuracy.text == "worse" and accuracy.detail.startswith("0 won, 6 lost")
+    assert table.rows[0].cells[1].tone == "bad" and table.rows[0].cells[4].text == "–"
+
+
+def test_rows_are_kept_as_they_were(study: OpenStudy) -> None:
+    refused = Compared("a", "", "latency", 0.25, 1, "c", None, "why")
+    study.store.comparisons.keep("one", refused)
+    assert study.store.comparisons.of("one") == [refused]
+    study.store.comparisons.keep("one", replace(refused, refused="another reason"))
+    assert [one.refused for one in study.store.comparisons.of("one")] == ["another reason"]
+    assert json.loads(json.dumps(asdict(refused)))["refused"] == "why"
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"methods": "shortgpt,magic"}, "There is no method 'magic': expected some of shortened_prompt"),
+        ({"methods": " , "}, "--methods names nothing"),
+        ({"budgets": "0.2,2"}, "--budgets has '2': expected shares to save, above 0 and at most 0.9"),
+        ({"budgets": "nan"}, "--budgets has 'nan'"),
+        ({"budgets": ","}, "--budgets names nothing"),
+        ({"match": "size"}, "--match is 'size': expected latency or flops"),
+        ({"seeds": 0}, "--seeds is 0"),
+        ({}, "was not measured yet: give --budgets"),
+    ],
+)
+def test_wrong_plans_are_refused_before_anything_is_loaded(study: OpenStudy, asked: dict[str, Any], said: str) -> None:
+    given: dict[str, Any] = {"methods": None, "budgets": None, "match": "latency", "seeds": 3, **asked}
+    with pytest.raises(ConfigError) as refused:
+        comparison_plan(study.store, study.store.studies.get("one"), **given)
+    assert said in str(refused.value)
+
+
+def test_what_is_not_said_follows_from_the_selected_schedule(study: OpenStudy) -> None:
+    def measured(variant: str, number: int | None, flops: float, speedup: float) -> Measurement:
+        return Measurement(
+            variant, number, (0.0,), 0.1, 2.0, None, None, None, 4, 5.0, 4.0, 6.0, 3, 1, 48, flops, speedup=speedup
+        )
+
+    record = study.store.studies.get("one")
+    study.store.results.replace_measurements(
+        "one", [measured("dense", None, 10.0, 1.0), measured("static", 1, 7.0, 1.25)]
+    )
+    plan = comparison_plan(study.store, record, None, None, "latency", 3)
+    assert (plan.targets, plan.methods) == ((0.2,), baseline_names())
+    assert comparison_plan(study.store, record, None, None, "flops", 3).targets == (0.3,)
+    study.store.results.replace_measurements(
+        "one", [measured("dense", None, 10.0, 1.0), measured("static", 1, 7.0, 0.9)]
+    )
+    with pytest.raises(ConfigError, match="measured to save -11% of the dense model's time"):
+        comparison_plan(study.store, record, None, None, "latency", 3)
+    study.store.studies.create("new", RunConfig.checked(**SMALL).model_dump(), OBJECTIVES)
+    with pytest.raises(ConfigError, match="has no chosen schedule"):
+        comparison_plan(study.store, study.store.studies.get("new"), None, None, "flops", 3)
+
+
+def test_ours_is_the_best_of_those_that_save_enough(study: OpenStudy) -> None:
+    model, ours = study.workload.model.skipping, OwnSchedules(study)
+    assert ours.fit(model, (), Budget(0.2, 1, 48)).schedule == LATE
+    assert ours.fit(model, (), Budget(0.0, 1, 48)).schedule == SparsitySchedule.uniform(0.0, 12)
+    with pytest.raises(SearchError, match="No schedule of study 'one' saves"):
+        ours.fit(model, (), Budget(0.7, 1, 48))

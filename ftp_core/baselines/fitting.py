@@ -146,9 +146,14 @@ def negative_log_likelihood(model: SkippingModel, texts: PromptBatch, handler: B
         handler: Handler that runs a block.
     """
     hidden_BLD = model.run(handler, texts.ids, use_cache=False).to(model.device)
-    predicts_BL = torch.arange(texts.ids.shape[1] - 1, device=model.device) < texts.lengths[:, None] - 1
+    predicts_BL = predicts(texts, model.device)
     hidden_TD, targets_T = hidden_BLD[:, :-1][predicts_BL], texts.ids[:, 1:][predicts_BL]
     return -log_probabilities(model.head, hidden_TD, targets_T[:, None]).double().sum()
+
+
+def predicts(texts: PromptBatch, device: torch.device) -> Tensor:
+    """Tells the tokens of texts that predict another one of them: all but each one's last `[B, L - 1]`."""
+    return torch.arange(texts.ids.shape[1] - 1, device=device) < texts.lengths[:, None] - 1
 
 
 def as_it_is(index: int, call: BlockCall) -> Tensor:

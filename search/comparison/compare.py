@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from ftp_core.baselines.catalogue import baseline
 from ftp_core.baselines.protocol import Baseline, Budget, PrunedModel, flops_saved
 from ftp_core.cost import Unchanged, paired_speedup, time_generation
 from ftp_core.cost.measure import room_for_new_tokens
@@ -19,6 +18,7 @@ from ftp_core.errors import CoreError
 from ftp_core.quality.quality import Quality, QualitySet
 from ftp_core.text.encoding import PromptBatch, encoded_fingerprint
 from search.comparison.matching import Matched, matched_in_time
+from search.comparison.methods import method_of
 from search.comparison.ours import OURS, OwnSchedules
 from search.errors import SearchError
 from search.stages.measure import quality_set, timed_prompts
@@ -60,7 +60,7 @@ def compare(study: OpenStudy, plan: ComparisonPlan) -> list[Compared]:
     found = []
     for target in plan.targets:
         for name in dict.fromkeys((OURS, *plan.methods)):
-            method = OwnSchedules(study) if name == OURS else baseline(name)
+            method = OwnSchedules(study) if name == OURS else method_of(name)
             found += comparing.rows(method, target, plan.seeds if method.has_chance else 1)
     return found
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import cast, get_args
 
-from ftp_core.baselines.catalogue import baseline_names
 from search.comparison.compare import ComparisonPlan
+from search.comparison.methods import method_names
 from search.config.study_name import resume_command
 from search.errors import ConfigError
 from studies import StudyRecord, StudyStore
@@ -36,11 +36,11 @@ def comparison_plan(
         raise ConfigError(f"--match is {match!r}: expected latency or flops.")
     if seeds < 1:
         raise ConfigError(f"--seeds is {seeds}: expected at least 1.")
-    names = tuple(dict.fromkeys(_parts(methods))) if methods is not None else baseline_names()
-    unknown = [name for name in names if name not in baseline_names()]
+    names = tuple(dict.fromkeys(_parts(methods))) if methods is not None else method_names()
+    unknown = [name for name in names if name not in method_names()]
     if unknown or not names:
         wrong = f"There is no method {unknown[0]!r}" if unknown else "--methods names nothing"
-        raise ConfigError(f"{wrong}: expected some of {', '.join(baseline_names())}.")
+        raise ConfigError(f"{wrong}: expected some of {', '.join(method_names())}.")
     if study.chosen_trial is None:
         raise ConfigError(
             f"Study {study.name!r} has no chosen schedule to compare others with: finish its search with "

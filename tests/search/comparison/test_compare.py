@@ -11,7 +11,6 @@ import pytest
 from rich.console import Console
 
 from dashboards.report.methods import methods_tables
-from ftp_core.baselines import baseline_names
 from ftp_core.baselines.catalogue import baseline
 from ftp_core.baselines.protocol import Budget
 from ftp_core.errors import ModelError
@@ -19,6 +18,7 @@ from ftp_core.quality.quality import QualitySet
 from ftp_core.schedule import SparsitySchedule
 from search.cli.compare import print_compared
 from search.comparison.compare import ComparisonPlan, compare
+from search.comparison.methods import method_names
 from search.comparison.ours import OURS, OwnSchedules
 from search.comparison.plan import comparison_plan
 from search.config.run_config import RunConfig
@@ -183,7 +183,7 @@ def test_what_is_not_said_follows_from_the_selected_schedule(study: OpenStudy) -
         "one", [measured("dense", None, 10.0, 1.0), measured("static", 1, 7.0, 1.25)]
     )
     plan = comparison_plan(study.store, record, None, None, "latency", 3)
-    assert (plan.targets, plan.methods) == ((0.2,), baseline_names())
+    assert (plan.targets, plan.methods) == ((0.2,), method_names())
     assert comparison_plan(study.store, record, None, None, "flops", 3).targets == (0.3,)
     study.store.results.replace_measurements(
         "one", [measured("dense", None, 10.0, 1.0), measured("static", 1, 7.0, 0.9)]

@@ -1,0 +1,23 @@
+"""Names of all methods that a study can be compared with: those that models alone need, and those of the search."""
+
+from __future__ import annotations
+
+from ftp_core.baselines.catalogue import baseline, baseline_names
+from ftp_core.baselines.protocol import Baseline
+from search.comparison.puzzle import Puzzle
+
+_OWN = {Puzzle.name: Puzzle}
+
+
+def method_names() -> tuple[str, ...]:
+    """Names of all methods."""
+    return (*baseline_names(), *_OWN)
+
+
+def method_of(name: str) -> Baseline:
+    """The method of a name.
+
+    Raises:
+        CoreError: There is none.
+    """
+    return _OWN[name]() if name in _OWN else baseline(name)

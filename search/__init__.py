@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from search.proposers import Proposer as Proposer
     from search.proposers.catalogue import register_proposer as register_proposer
     from search.proposers.deap_sampler import DEAPSampler as DEAPSampler
+    from search.runs import compare as compare
     from search.runs import resume as resume
     from search.runs import run as run
     from search.runs import solve as solve
@@ -32,6 +33,7 @@ _HOMES = {
     "RunConfig": "search.config.run_config",
     "SearchError": "search.errors",
     "Study": "search.study",
+    "compare": "search.runs",
     "load": "search.study",
     "register_proposer": "search.proposers.catalogue",
     "resume": "search.runs",

@@ -15,7 +15,7 @@ from search.config.study_name import checked_study_name
 from search.errors import ConfigError
 from search.pipeline.early_checks import check_writable
 from search.pipeline.opening import begun, continued, resumed
-from search.pipeline.resume_settings import SOLVE_SETTINGS, check_solve
+from search.pipeline.resume_settings import COMPARE_SETTINGS, SOLVE_SETTINGS, check_solve
 from search.progress.views import make_view
 from search.reports import write_reports
 from search.study import Study, load
@@ -23,6 +23,7 @@ from studies import StudyStore
 
 if TYPE_CHECKING:
     from search.stages.solve import Solved
+    from studies.records.compared import Compared
 
 
 def run(
@@ -159,6 +160,60 @@ def solve(name: str, *, storage: str = DEFAULT_STORAGE, best: int = 4, quiet: bo
         opening = continued(store, study, config, make_view(quiet, ""))
         with store.runs.lease(name) as lease:
             return opening(lease).solve(target, best)
+
+
+def compare(
+    name: str,
+    *,
+    storage: str = DEFAULT_STORAGE,
+    methods: Sequence[str] | None = None,
+    budgets: Sequence[float] | None = None,
+    match: str = "latency",
+    seeds: int = 3,
+    quiet: bool = False,
+    **settings: Any,
+) -> list[Compared]:
+    """Puts other methods beside a study's schedules: at equal time or operations, on its test items.
+
+    It is the command `ftp-search compare`: every row is kept in SQL as it is measured, and none is measured twice.
+
+    Args:
+        name: Name of the study.
+        storage: URL of its database.
+        methods: Names of methods, `search.comparison.methods.method_names` or registered ones; None for all.
+        budgets: Shares of the dense model's time or operations to save; None for what the selected schedule saves.
+        match: What is alike, `latency` or `flops`.
+        seeds: Seeds of each method with chance.
+        quiet: Whether no progress is drawn on standard error.
+        **settings: `model`, `revision`, `adapter` and `data` where these lie elsewhere.
+
+    Returns:
+        The rows of all budgets, ours first; `dashboards.report.methods.methods_tables` judges them.
+
+    Raises:
+        ConfigError: A name or a number is wrong, or the study has nothing to compare.
+        SearchError: Model or data are not those that the study began with.
+        StudyNotFoundError: There is no such study.
+        StudyBusyError: Another process works on it.
+
+    Example:
+        >>> import search
+        >>> rows = search.compare("notebook", methods=["shortgpt"], budgets=[0.2])  # doctest: +SKIP
+    """
+    unknown = sorted(settings.keys() - set(COMPARE_SETTINGS))
+    if unknown:
+        raise ConfigError(
+            f"{unknown[0]} is none of what compare takes: expected some of {', '.join(COMPARE_SETTINGS)}."
+        )
+    from search.comparison.plan import comparison_plan
+
+    with StudyStore(storage, create=False) as store:
+        study = store.studies.get(name)
+        named, shares = (None if given is None else ",".join(map(str, given)) for given in (methods, budgets))
+        plan = comparison_plan(store, study, named, shares, match, seeds)
+        opening = continued(store, study, RunConfig.stored(study.config, **_absolute(settings)), make_view(quiet, ""))
+        with store.runs.lease(name) as lease:
+            return opening(lease).compare(plan)
 
 
 def _absolute(settings: dict[str, Any]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 from ftp_core.errors import CoreError
-from search.cli.compare import COMPARE_SETTINGS, compare_command
+from search.cli.compare import compare_command
 from search.cli.database_commands import db, export_studies, import_studies
 from search.cli.log_level import LogLevel, is_debugging, set_log_level
 from search.cli.options import AsJson, Note, Out, Storage, StudyName, Tags
@@ -62,7 +62,7 @@ from search.config.labels import checked_note, checked_tags
 from search.config.run_config import DEFAULT_STORAGE, OF_NEW_STUDIES, RESUMABLE, SUBMITTABLE, RunConfig
 from search.errors import ConfigError, SearchError
 from search.pipeline.early_checks import check_writable
-from search.pipeline.resume_settings import SOLVE_SETTINGS
+from search.pipeline.resume_settings import COMPARE_SETTINGS, SOLVE_SETTINGS
 from search.reports import write_reports
 from search.startup import INTERRUPTED, ends_at_once
 from studies import StudiesError, StudyStore

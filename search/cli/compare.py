@@ -29,8 +29,6 @@ _SHOWN = {
     **{"KL, nats per token": "KL, nats per token\n[95 %]", "KL to ours": "than\nours"},
     **{"accuracy": "accuracy\n[95 %]", "accuracy to ours": "than\nours", "preparation": "prepared\nin"},
 }
-# Settings that `compare` takes: of places that have changed.
-COMPARE_SETTINGS = ("model", "revision", "adapter", "data")
 
 
 def compare_command(

@@ -17,6 +17,8 @@ from studies.records.trial import finite_values
 
 # Settings that solving takes: a target, and of places that have changed.
 SOLVE_SETTINGS = (*TARGETS, "model", "revision", "adapter", "data")
+# Settings that comparing takes: of places that have changed.
+COMPARE_SETTINGS = SOLVE_SETTINGS[len(TARGETS) :]
 # Fewer schedules that skip something tell nothing of single blocks.
 _FEWEST_TO_SOLVE = 5
 # What points of a front have of each target.

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+import search
 from dashboards.report.methods import methods_tables
 from ftp_core.baselines.catalogue import baseline
 from ftp_core.baselines.protocol import Budget
@@ -29,6 +31,7 @@ from search.progress.progress_view import ProgressView
 from search.stages.open_study import OpenStudy
 from studies import Measurement, StudyStore
 from studies.records.compared import Compared
+from tests.search.command import run_here
 from tests.studies.records import trial
 
 SMALL: dict[str, Any] = {
@@ -201,3 +204,28 @@ def test_ours_is_the_best_of_those_that_save_enough(study: OpenStudy) -> None:
     assert ours.fit(model, (), Budget(0.0, 1, 48)).schedule == SparsitySchedule.uniform(0.0, 12)
     with pytest.raises(SearchError, match="No schedule of study 'one' saves"):
         ours.fit(model, (), Budget(0.7, 1, 48))
+
+
+def test_the_command_compares_a_study_of_a_database_and_says_what_is_wrong(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path / 'ftp-studies.db'}"
+    with StudyStore(url) as store:
+        store.studies.create("one", RunConfig.checked(**SMALL, device="cpu").model_dump(), OBJECTIVES)
+        store.trials.append("one", trial(0, (0.3, 5.0), LATE))
+        store.studies.choose_trial("one", 0)
+    wrong = run_here(monkeypatch, capsys, tmp_path, "compare", "one", "--methods", "magic")
+    assert wrong.code == 2 and "There is no method 'magic'" in wrong.err
+    asked = ("compare", "one", "--methods", "last_k", "--budgets", "0.3", "--match", "flops", "--quiet")
+    result = run_here(monkeypatch, capsys, tmp_path, *asked, "--json")
+    assert result.code == 0, result.err
+    ours, last = result.json()
+    assert (ours["method"], last["method"], last["target"]) == (OURS, "last_k", 0.3)
+    assert last["model"]["kl"] > 0 and ours["model"]["kl"] > 0 and len(last["model"]["item_kl"]) == 6
+    # The same from Python, of what is known by now.
+    known = search.compare("one", storage=url, methods=["last_k"], budgets=[0.3], match="flops", quiet=True)
+    assert json.loads(json.dumps([asdict(one) for one in known])) == [ours, last]
+    printed = run_here(monkeypatch, capsys, tmp_path, *asked)
+    assert "30% less operations for a prefill" in printed.out and "last_k" in printed.out
+    with pytest.raises(ConfigError, match="trials is none of what compare takes: expected some of model"):
+        search.compare("one", storage=url, trials=3)

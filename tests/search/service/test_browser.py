@@ -373,7 +373,7 @@ def test_zoom_legend_and_focus_stay_while_a_study_runs(chromium: Browser, addres
         left_out = """s => document.querySelector(s)._fullData
             .filter((one) => one.visible === "legendonly").map((one) => one.name)"""
         # The only proposer of dominated trials within that zoom.
-        page.locator(f"{FRONT} .traces").filter(has_text="by cmaes").locator(".legendtoggle").click(force=True)
+        page.locator(f"{FRONT} .traces").filter(has_text="cmaes").locator(".legendtoggle").click(force=True)
         page.wait_for_function(f"s => ({left_out})(s).length > 0", arg=FRONT)
         # On a busy machine, the legend may move under the click.
         hidden = page.evaluate(left_out, FRONT)
@@ -735,7 +735,8 @@ def test_figures_keep_their_height_when_a_page_changes_its_width(
         .filter((plot) => plot && plot.checkVisibility() && plot.data && plot.data.length)
         .map((plot) => [plot._fullLayout.height, plot.getBoundingClientRect().height])"""
     widths = "names => names.map((name) => document.querySelector(`#${name} .js-plotly-plot`)._fullLayout.width)"
-    with opened(chromium, address, "narrower") as page:
+    # It becomes narrower from there.
+    with opened(chromium, address, "narrower", 1280) as page:
         page.goto("/study/made%20up")
         page.wait_for_selector(f"{FRONT} .main-svg")
         progress = ["growth-trials", "growth-seconds", "credit", "busy"]

@@ -20,7 +20,7 @@ MODEL = ComparedModel(
 )  # type: ignore[arg-type]
 ROWS = (
     Compared("ours", "", "latency", 0.25, 0, "c", replace(MODEL, kl=0.05, item_kl=(0.05, 0.05))),
-    Compared("laco", "LaCo (arXiv 2402.11187)", "latency", 0.25, 0, "old", replace(MODEL, kl=0.7)),
+    Compared("laco", "LaCo (arXiv 2402.11187)", "latency", 0.25, 0, "old", replace(MODEL, kl=0.7654)),
     Compared("laco", "LaCo (arXiv 2402.11187)", "latency", 0.25, 0, "c", MODEL),
     Compared("pruner", "", "latency", 0.25, 0, "c", None, "This <family> has no heads to prune."),
 )
@@ -31,7 +31,7 @@ def test_reports_show_other_methods_beside_ours() -> None:
     page, text = render_report(data), render_markdown(data)
     for shown in (page, text):
         assert "Beside other methods: 25% less time for a prefill" in shown
-        assert "+0.0500" in shown and "64 parameters trained" in shown and "0.7000" not in shown
+        assert "+0.0500" in shown and "64 parameters trained" in shown and "0.7654" not in shown
     assert "This &lt;family&gt; has no heads to prune." in page and "This <family>" not in page
     assert "Beside other methods" not in render_report(DATA) + render_markdown(DATA)
 

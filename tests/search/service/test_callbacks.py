@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import random
+import sys
 from collections.abc import Iterator
 from copy import deepcopy
 from typing import Any
@@ -16,6 +17,7 @@ from dashboards.app.data_source import Watch
 from dashboards.app.pages.manage import study_key
 from dashboards.app.views import PLACES
 from search.service.dashboard import dashboard
+from search.service.jobs import prompt_process
 from search.service.rules.settings import ServiceSettings
 from studies.service.service_store import ServiceStore
 from tests.search.service.conftest import MakeClient
@@ -30,6 +32,7 @@ VALUES: dict[str, Any] = {
     **{"list-tag.value": "paper", "list-seeds.data": "", "list-rows.value": "groups"},
     **{"labels-save.n_clicks": 1, "labels-tags.value": "a, b", "labels-note.value": "c"},
     **{"labels-were.data": {"tags": "", "note": "c"}},
+    **{"prompt-ask.n_clicks": 1, "prompt-text.value": "Who?", "prompt-trial.value": "9", "prompt-tokens.value": "5"},
     **{"chosen-stop.n_clicks": 1, "chosen-delete.n_clicks": None, "chosen-confirm.submit_n_clicks": 1},
     **{"chosen-what.data": "delete", "chosen-keys.data": [study_key("other")]},
     **{"url.pathname": "/study/made%20up", "page-again.n_intervals": 1, "studies-interval.n_intervals": 1},
@@ -60,8 +63,13 @@ JUNK: list[Any] = [
 
 
 @pytest.fixture
-def client(make_client: MakeClient, settings: ServiceSettings, store: ServiceStore) -> TestClient:
+def client(
+    make_client: MakeClient, settings: ServiceSettings, store: ServiceStore, monkeypatch: pytest.MonkeyPatch
+) -> TestClient:
     filled(store)
+    # Of the process that answers prompts, the answer is enough here.
+    answer = """print('{"refused": "no model is loaded"}')"""
+    monkeypatch.setattr(prompt_process, "_COMMAND", [sys.executable, "-S", "-c", answer])
     client = make_client(dashboard=dashboard(settings))
     client.headers["Content-Type"] = "application/json"
     return client

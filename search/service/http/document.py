@@ -52,7 +52,9 @@ def _complete(operation: dict[str, Any], method: str, path: str) -> None:
     for status, response in responses.items():
         body = response.get("content", {}).get("application/json")
         if status.startswith("2") and body is not None:
-            example = OF_OPERATIONS.get((method, path)) or ANSWERS.get(body["schema"]["$ref"].rpartition("/")[-1])
+            example = OF_OPERATIONS.get((method, path)) or ANSWERS.get(
+                body["schema"].get("$ref", "").rpartition("/")[-1]
+            )
             # An example that is missing is no reason to answer nothing at all.
             body |= {} if example is None else {"example": example}
     is_open = (method.upper(), path) in OPEN

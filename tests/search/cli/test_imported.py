@@ -52,7 +52,10 @@ def test_an_imported_study_is_shown_and_goes_on(run: Run, tmp_path: Path) -> Non
 def test_a_study_of_optunas_alone_is_there_for_every_command(run: Run, tmp_path: Path) -> None:
     assert run("studies", "import", "--optuna", THEIRS).code == 0
     assert run("studies", "--json").json() == [
-        {"name": "rosenbrock", "state": "optuna", "trials": 2, "created_at": None, "model": None, "data": None}
+        {
+            **{"name": "rosenbrock", "state": "optuna", "trials": 2, "created_at": None, "model": None, "data": None},
+            **{"sweep": None, "tags": [], "note": ""},
+        }
     ]
     assert "rosenbrock" in run("studies").out
     shown = run("show", "rosenbrock", "--json").json()

@@ -21,9 +21,9 @@ from rich.console import Console
 from rich.table import Table
 
 import search
-from dashboards.report.methods import OURS, methods_tables
+from dashboards.report.methods import methods_tables
 from studies import StudyStore
-from studies.records.compared import Compared
+from studies.records.compared import OURS, Compared
 
 QUICK = ("shortened_prompt", "last_k", "shortgpt")
 

@@ -194,6 +194,10 @@ class Client:
         """The trial that was selected, and why; a ServiceError if none was yet."""
         return self._json("GET", f"{_study(name)}/selection")
 
+    def comparison(self, name: str) -> list[dict[str, Any]]:
+        """What other methods came to on the study's test items, judged against its own schedules."""
+        return list(self._json("GET", f"{_study(name)}/comparison")["items"])
+
     def front(self, name: str) -> list[dict[str, Any]]:
         """The non-dominated trials."""
         return list(self._json("GET", f"{_study(name)}/front")["items"])

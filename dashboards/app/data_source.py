@@ -174,7 +174,8 @@ class Watch:
             found = self.found(name)
             trials += found.records([place for place in found.uniform if found.columns.number[place] not in numbers])
         examples = self.store.results.examples(name) if measurements else None
-        return ReportData(standing.study, trials, measurements, self.store.routers.of(name), examples, standing.stages)
+        routers, compared = self.store.routers.of(name), self.store.comparisons.of(name)
+        return ReportData(standing.study, trials, measurements, routers, examples, standing.stages, compared=compared)
 
     def predictions(self, study: StudyRecord) -> LatencyPredictions:
         """The predictions of a study's latency beside what was measured."""

@@ -21,10 +21,8 @@ from dashboards.analysis.tables import (
     perplexity_text,
 )
 from studies.analysis.paired import paired_accuracy, paired_kl
-from studies.records.compared import Compared, ComparedModel
+from studies.records.compared import OURS, Compared, ComparedModel, latest
 
-# Name of the study's own rows.
-OURS = "ours"
 _COLUMNS = (
     Column("method"),
     Column("speed-up", "95% interval"),
@@ -48,12 +46,8 @@ _READING = (
 
 
 def methods_tables(rows: Sequence[Compared]) -> list[tuple[str, Table]]:
-    """A title and a table for each target, ours first and the others by KL; empty where nothing was compared.
-
-    Of rows that differ in their context alone, the last one counts: it is of the items and trials that there are now.
-    """
-    latest = {(one.method, one.match, one.target, one.seed): one for one in rows}
-    ordered = sorted(latest.values(), key=lambda one: (one.match, one.target))
+    """A title and a table for each target, ours first and the others by KL; empty where nothing was compared."""
+    ordered = sorted(latest(rows), key=lambda one: (one.match, one.target))
     tables = []
     for (match, target), group in groupby(ordered, key=lambda one: (one.match, one.target)):
         by_method: dict[str, list[Compared]] = {}

@@ -19,11 +19,11 @@ from ftp_core.quality.quality import Quality, QualitySet
 from ftp_core.text.encoding import PromptBatch, encoded_fingerprint
 from search.comparison.matching import Matched, matched_in_time
 from search.comparison.methods import method_of
-from search.comparison.ours import OURS, OwnSchedules
+from search.comparison.ours import OwnSchedules
 from search.errors import SearchError
 from search.stages.measure import quality_set, timed_prompts
 from search.stages.open_study import OpenStudy
-from studies.records.compared import Compared, ComparedModel, Match
+from studies.records.compared import OURS, Compared, ComparedModel, Match
 
 # New tokens that are timed behind the first one, where the context has room for them.
 _NEW_TOKENS = 16

@@ -13,8 +13,8 @@ from ftp_core.text.encoding import EncodedExample
 from search.errors import SearchError
 from search.stages.open_study import OpenStudy
 from studies import Trial
+from studies.records.compared import OURS
 
-OURS = "ours"
 # Operations that a schedule may lack of what is asked for, as a share of the dense prefill's.
 _SLACK = 0.005
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+# Method of the study's own rows.
+OURS = "ours"
 Match = Literal["latency", "flops"]
 """What methods have in common: measured time of a prefill, or its operations."""
 
@@ -97,3 +100,8 @@ class Compared:
     context: str
     model: ComparedModel | None
     refused: str = ""
+
+
+def latest(rows: Iterable[Compared]) -> list[Compared]:
+    """The last of rows that differ in their context alone: it is of the items and trials that there are now."""
+    return list({(one.method, one.match, one.target, one.seed): one for one in rows}.values())

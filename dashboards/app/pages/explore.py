@@ -21,6 +21,7 @@ from dashboards.app.parts import attributes, axis_choices, drawn, graph, in_them
 from dashboards.app.view_state import Look, look_at, unless_away, while_looked_at
 from dashboards.figures import front_figure, schedule_figure
 from dashboards.figures.front import FRONT_PX, RING, ring_position
+from dashboards.report.methods import methods_tables
 from dashboards.report.results import results_table
 from dashboards.report.speeds import speeds_table
 from studies import Trial
@@ -258,7 +259,9 @@ class Exploring:
         ]
         results = read_table("Measured on test items", results_table(data), "Results")
         results += read_table("Speed by prompt length and new tokens", speeds, "Speed") if speeds.rows else []
-        return results if data.measurements else None, files
+        for title, methods in methods_tables(data.compared):
+            results += read_table(f"Beside other methods: {title}", methods, f"Other methods, {title}")
+        return results if data.measurements or data.compared else None, files
 
     def walk(self, step: int, selected: int | None, x: str, y: str, name: str) -> int | None:
         """The trial of the front that comes before (-1) or after (1) the selected one; None if there is no front."""

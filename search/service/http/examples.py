@@ -74,6 +74,28 @@ ANSWERS: Mapping[str, Any] = {
         "items": [{"trial": 154, "finished_at": _TRIAL["finished_at"], "value": 2.9e9}],
     },
     "Measurements": {"items": [_MEASUREMENT]},
+    "ComparisonAnswer": {
+        "items": [
+            {
+                **{"method": "shortgpt", "paper": "ShortGPT (arXiv 2403.03853)", "match": "latency", "target": 0.25},
+                **{"seed": 0, "refused": "", "kl_to_ours": "worse", "accuracy_to_ours": "not told apart"},
+                "model": {
+                    **{
+                        "asked": 0.27,
+                        "flops_saved": 0.25,
+                        "flops": 3.3e9,
+                        "kv_bytes": 900_000,
+                        "n_parameters": 1_800_000,
+                    },
+                    **{"sparsity": "0.25 of the blocks removed", "kl": 0.11, "kl_low": 0.09, "kl_high": 0.13},
+                    **{"perplexity": 4.6, "accuracy": 0.95, "accuracy_low": 0.91, "accuracy_high": 0.97},
+                    **{"latency_ms": 31.2, "speedup": 1.33, "speedup_low": 1.3, "speedup_high": 1.36},
+                    **{"tokens_per_second": 210.0, "batch": 8, "length": 256, "seconds": 6.4, "tokens": 10252},
+                    "trained_parameters": 0,
+                },
+            }
+        ]
+    },
     "SelectionAnswer": {
         **{"trial": 154, "router": None, "rule": "target_flops_saved", "reason": _REASON, "retention": 0.99},
         **{"cost": "flops", "latency": None},

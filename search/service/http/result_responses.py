@@ -150,6 +150,56 @@ class SelectionAnswer(Record):
     latency: str | None = Field(description="Whether `measured` or `predicted` latency decided; null for neither.")
 
 
+class ComparedModelAnswer(Record):
+    """A model that another method made, on test items and on the clock."""
+
+    asked: float = Field(description="Share of the dense prefill's operations that the method was asked to save.")
+    flops_saved: float
+    flops: float
+    kv_bytes: int
+    n_parameters: int
+    sparsity: str = Field(description="How much the method removes, in the terms of its paper.")
+    kl: Finite
+    kl_low: Finite
+    kl_high: Finite
+    perplexity: Finite
+    accuracy: Finite = Field(description="Share of choices that are right; null without choices.")
+    accuracy_low: Finite
+    accuracy_high: Finite
+    latency_ms: float
+    speedup: float = Field(description="Over the dense model in the same turns.")
+    speedup_low: Finite
+    speedup_high: Finite
+    tokens_per_second: Finite
+    batch: int
+    length: int
+    seconds: float = Field(description="Time that its preparation took.")
+    tokens: int = Field(description="Tokens that ran through a model for that.")
+    trained_parameters: int
+
+
+class ComparedAnswer(Record):
+    """A method at one target with one seed."""
+
+    method: str = Field(description="Name of the method; `ours` for the study's own schedules.")
+    paper: str
+    match: str = Field(description="What methods have in common: `latency` or `flops`.")
+    target: float = Field(description="Share of the dense model's time, or operations, to be saved.")
+    seed: int
+    model: ComparedModelAnswer | None = Field(description="Null if the method cannot be applied.")
+    refused: str = Field(description="Why it cannot be; empty otherwise.")
+    kl_to_ours: str | None = Field(
+        None, description="`better`, `worse` or `not told apart` from ours on the same items; null without both."
+    )
+    accuracy_to_ours: str | None = Field(None, description="The same of right answers.")
+
+
+class ComparisonAnswer(BaseModel):
+    """Other methods beside a study's schedules."""
+
+    items: list[ComparedAnswer]
+
+
 class VolumePoint(BaseModel):
     """The hypervolume after a trial."""
 

@@ -11,6 +11,8 @@ from search.service.http.analysis import cached_analyses, cached_columns
 from search.service.http.parameters import After, Limit, Number, StudyName
 from search.service.http.responses import Log, log_line
 from search.service.http.result_responses import (
+    ComparedAnswer,
+    ComparisonAnswer,
     Front,
     MeasurementAnswer,
     Measurements,
@@ -26,6 +28,8 @@ from search.service.http.result_responses import (
 from search.service.http.trial_query import TrialQuery, asked_page
 from search.service.rules.problems import described
 from studies import Trial
+from studies.analysis.paired import paired_accuracy, paired_kl
+from studies.records.compared import OURS, latest
 from studies.service.service_store import ServiceStore
 
 
@@ -48,6 +52,21 @@ def add_results(router: APIRouter, store: ServiceStore) -> None:
         numbers, following = asked_page(query, columns_of(name), objectives, front)
         items = [TrialAnswer.model_validate(trial) for trial in store.trials.some(name, numbers)]
         return TrialPage(items=items, next=following)
+
+    @router.get("/studies/{name}/comparison", responses=problems, tags=["results"])
+    def get_comparison(name: StudyName) -> ComparisonAnswer:
+        """Get what other methods came to on the study's test items, as `ftp-search compare` keeps it."""
+        rows = latest(store.comparisons.of(name))
+        ours = {(one.match, one.target): one.model for one in rows if one.method == OURS and one.model is not None}
+        items = []
+        for one in rows:
+            answer, own = ComparedAnswer.model_validate(one), ours.get((one.match, one.target))
+            if one.model is not None and own is not None and one.method != OURS:
+                right = paired_accuracy(one.model.item_right, own.item_right)
+                answer.kl_to_ours = paired_kl(one.model.item_kl, own.item_kl, own.item_tokens).judgement
+                answer.accuracy_to_ours = None if right is None else right.judgement
+            items.append(answer)
+        return ComparisonAnswer(items=items)
 
     @router.get("/studies/{name}/trials/{number}", responses=problems, tags=["results"])
     def get_trial(name: StudyName, number: Number) -> TrialAnswer:

@@ -21,7 +21,7 @@ from ftp_core.schedule import SparsitySchedule
 from search.cli.compare import print_compared
 from search.comparison.compare import ComparisonPlan, compare
 from search.comparison.methods import method_names
-from search.comparison.ours import OURS, OwnSchedules
+from search.comparison.ours import OwnSchedules
 from search.comparison.plan import comparison_plan
 from search.config.run_config import RunConfig
 from search.errors import ConfigError, SearchError
@@ -30,7 +30,7 @@ from search.problem.objectives import OBJECTIVES
 from search.progress.progress_view import ProgressView
 from search.stages.open_study import OpenStudy
 from studies import Measurement, StudyStore
-from studies.records.compared import Compared
+from studies.records.compared import OURS, Compared
 from tests.search.command import run_here
 from tests.studies.records import trial
 

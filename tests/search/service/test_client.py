@@ -72,6 +72,7 @@ def test_everything_that_the_api_does_the_client_does(store: ServiceStore, serve
         assert client.trial(name, 1)["values"] == [0.1, 7.0] and client.schedule(name, 1)["trial"] == 1
         assert [one["number"] for one in client.front(name)] == [1, 0]
         assert len(client.hypervolume(name)["items"]) == 2 and client.routers(name) == []
+        assert client.comparison(name) == []
         assert client.runners() == [] and client.measurements(name, split="test") == []
         assert client.stages(name)["progress"]["ahead"] == 0 and client.export(name, 1)["trial"] == 1
         with pytest.raises(ServiceError, match="text is ' ': expected a prompt of some words"):

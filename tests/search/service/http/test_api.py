@@ -30,6 +30,7 @@ from studies.service.service_store import ServiceStore
 from studies.sql.database import Database
 from studies.store.lease import Lease
 from tests.dashboards import records
+from tests.dashboards.report.test_methods import ROWS as COMPARED_ROWS
 from tests.search.service.conftest import MakeClient
 from tests.search.service.test_dashboard import filled
 from tests.studies.records import said, trial
@@ -578,6 +579,18 @@ def test_the_front_and_how_it_grew_follow_the_trials(client: TestClient, store: 
     assert values == sorted(values) and values[0] > 0
     store.trials.append("one", trial(5, (0.05, 9.0)))
     assert [one["number"] for one in client.get(f"{STUDIES}/one/front").json()["items"]] == [5, 4]
+
+
+def test_other_methods_are_told_and_judged_against_ours(client: TestClient, store: ServiceStore) -> None:
+    _trials(store)
+    assert client.get(f"{STUDIES}/one/comparison").json() == {"items": []}
+    for row in COMPARED_ROWS:
+        store.comparisons.keep("one", row)
+    ours, laco, pruner = client.get(f"{STUDIES}/one/comparison").json()["items"]
+    assert (ours["method"], ours["kl_to_ours"], ours["model"]["kl"]) == ("ours", None, 0.05)
+    assert (laco["method"], laco["kl_to_ours"], laco["accuracy_to_ours"]) == ("laco", "worse", "not told apart")
+    assert laco["model"]["kl"] == 0.1 and "item_kl" not in laco["model"]
+    assert pruner["model"] is None and pruner["refused"].startswith("This <family>")
 
 
 def test_measurements_the_selection_and_stages_are_told(client: TestClient, store: ServiceStore) -> None:

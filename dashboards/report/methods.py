@@ -88,7 +88,7 @@ def _row(name: str, models: Sequence[ComparedModel], ours: ComparedModel | None)
     return Row(
         (
             Cell(name, "" if len(models) == 1 else counted(len(models), "seed")),
-            Cell(f"{first.speedup:.2f}", bracketed(speed, ".2f"), _tone(first)),
+            Cell(f"{first.speedup:.2f}×", bracketed(speed, ".2f"), _tone(first)),
             Cell(f"{first.flops_saved:.1%}"),
             Cell(kl_text(kl), bracketed((min(m.kl_low for m in models), max(m.kl_high for m in models)), ".4f")),
             against_kl,

@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 
 from ftp_core.baselines.protocol import Baseline, Budget, PrunedModel, flops_saved
+from ftp_core.baselines.sharing import shared_copy
 from ftp_core.cost import Unchanged, paired_speedup, time_generation
 from ftp_core.cost.measure import room_for_new_tokens
 from ftp_core.cost.speedup import needs_more_turns
 from ftp_core.errors import CoreError
 from ftp_core.quality.quality import Quality, QualitySet
+from ftp_core.skipping.skipping_model import SkippingModel
+from ftp_core.skipping.substitutes import substitutes_of
 from ftp_core.text.encoding import PromptBatch, encoded_fingerprint
 from search.comparison.matching import Matched, matched_in_time
 from search.comparison.methods import method_of
@@ -71,7 +74,7 @@ class _Comparing:
     def __init__(self, study: OpenStudy, match: Match) -> None:
         self._study = study
         self._match = match
-        self._model = study.workload.model.skipping
+        self._model = _without_maps(study.workload.model.skipping)
         self._prompts = timed_prompts(study)
         self._context = _context(study, self._prompts)
         self._known = {
@@ -180,7 +183,7 @@ class _Comparing:
 
     def _quality(self, pruned: PrunedModel) -> Quality:
         if self._items is None:
-            self._items = quality_set(self._study, "test")
+            self._items = quality_set(self._study, "test", self._model)
         with self._study.view.stage(f"Measuring quality, {pruned.name}", self._items.n_batches) as stage:
             return self._items.evaluate_pruned(pruned, choices=True, intervals=True, on_batch=stage.advance, items=True)
 
@@ -218,6 +221,11 @@ class _Comparing:
             "tokens_per_second": rate,
             "repeats": len(own[1]),
         }
+
+
+def _without_maps(model: SkippingModel) -> SkippingModel:
+    """The dense model as others know it: what stands in for skipped halves is the study's own."""
+    return model if substitutes_of(model.model) is None else shared_copy(model)
 
 
 def _context(study: OpenStudy, prompts: PromptBatch) -> str:

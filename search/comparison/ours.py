@@ -48,7 +48,9 @@ class OwnSchedules:
         Raises:
             SearchError: No schedule of the study saves as many operations.
         """
-        counter, most = FlopsCounter(model), budget.target_flops(model) + _SLACK * budget.dense_flops(model)
+        # With what stands in for skipped halves, which `model` may lack.
+        own = self._study.workload.model.skipping
+        counter, most = FlopsCounter(own), budget.target_flops(model) + _SLACK * budget.dense_flops(model)
         cheap = [one for one in self._trials if self._flops(counter, one, budget) <= most]
         if not cheap:
             raise SearchError(
@@ -61,7 +63,7 @@ class OwnSchedules:
         return ScheduledModel(
             OURS,
             model,
-            model,
+            own,
             SparsitySchedule.of(best.schedule),
             Sparsity(best.overall_sparsity, f"of tokens skip a block (trial {best.number})"),
             # Tokens are not counted while a study runs.

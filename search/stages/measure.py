@@ -17,6 +17,7 @@ from ftp_core.cost.speedup import PATIENCE_MS, Speedup, needs_more_turns, paired
 from ftp_core.cost.timing import Latency
 from ftp_core.quality.quality import Quality, QualitySet
 from ftp_core.schedule import SparsitySchedule
+from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.text.encoding import PromptBatch, encoded_fingerprint
 from search.config.run_config import RunConfig
 from search.inputs.data import Workload
@@ -42,11 +43,11 @@ class Variant:
     trial: int | None = None
 
 
-def quality_set(study: OpenStudy, split: str) -> QualitySet:
-    """The examples of a split with the dense model's answers."""
+def quality_set(study: OpenStudy, split: str, model: SkippingModel | None = None) -> QualitySet:
+    """The examples of a split with the answers of the dense model, or of a copy of it."""
     examples = study.workload.examples(split)
     with study.view.stage(f"Dense answers, {split}", -(-len(examples) // _QUALITY_BATCH)) as stage:
-        return QualitySet(study.workload.model.skipping, examples, _QUALITY_BATCH, stage.advance)
+        return QualitySet(model or study.workload.model.skipping, examples, _QUALITY_BATCH, stage.advance)
 
 
 def measure(study: OpenStudy, variants: Sequence[Variant], split: str) -> list[Measurement]:

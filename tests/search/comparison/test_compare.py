@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
 import search
@@ -18,6 +19,7 @@ from ftp_core.baselines.protocol import Budget
 from ftp_core.errors import ModelError
 from ftp_core.quality.quality import QualitySet
 from ftp_core.schedule import SparsitySchedule
+from ftp_core.skipping.substitutes import Substitutes, give_substitutes
 from search.cli.compare import print_compared
 from search.comparison.compare import ComparisonPlan, compare
 from search.comparison.methods import method_names
@@ -81,6 +83,29 @@ def test_rows_say_what_each_method_comes_to_on_the_same_items(study: OpenStudy) 
     [ours] = [one.model for one in rows if one.method == OURS]
     assert ours is not None and "trial 1" in ours.sparsity
     assert study.store.comparisons.of("one") == rows
+
+
+def test_what_stands_in_for_skipped_halves_is_ours_alone(study: OpenStudy) -> None:
+    """Methods whose tokens keep keys and values would run the study's maps, too."""
+    model, plan = study.workload.model.skipping, ComparisonPlan(("swiftkv",), (0.3,), "flops")
+    late = SparsitySchedule.of_halves([0.0] * 4 + [0.6] * 8, [0.0] * 4 + [0.6] * 8, keeps_kv=True)
+    study.store.trials.append("one", trial(3, (0.1, 5.0), late))
+    without, plain = compare(study, plan)
+    maps = Substitutes(model.n_blocks, model.model.config.hidden_size, 2)
+    for weights in maps.parameters():
+        torch.nn.init.normal_(weights, std=0.3, generator=torch.Generator().manual_seed(0))
+    give_substitutes(model.model, maps, model.blocks)
+    try:
+        ours, swiftkv = compare(study, plan)
+    finally:
+        give_substitutes(model.model, None, model.blocks)
+    assert ours.model is not None and without.model is not None and ours.model.kl != without.model.kl
+    assert ours.model.n_parameters > without.model.n_parameters and ours.model.flops > without.model.flops
+    assert plain.model is not None and swiftkv.model is not None and plain.context != swiftkv.context
+    assert (
+        swiftkv.model.item_kl == pytest.approx(plain.model.item_kl, abs=1e-6)
+        and swiftkv.model.flops == plain.model.flops
+    )
 
 
 def test_what_is_known_is_not_done_again(study: OpenStudy, monkeypatch: pytest.MonkeyPatch) -> None:

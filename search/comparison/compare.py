@@ -12,7 +12,7 @@ import numpy as np
 
 from ftp_core.baselines.protocol import Baseline, Budget, PrunedModel, flops_saved
 from ftp_core.baselines.sharing import shared_copy
-from ftp_core.cost import Unchanged, paired_speedup, time_generation
+from ftp_core.cost import Unchanged, paired_speedup, profile_conditions, time_generation
 from ftp_core.cost.measure import room_for_new_tokens
 from ftp_core.cost.speedup import needs_more_turns
 from ftp_core.errors import CoreError
@@ -76,7 +76,7 @@ class _Comparing:
         self._match = match
         self._model = _without_maps(study.workload.model.skipping)
         self._prompts = timed_prompts(study)
-        self._context = _context(study, self._prompts)
+        self._context = _context(study, self._model, self._prompts)
         self._known = {
             (one.method, one.match, one.target, one.seed, one.context): one
             for one in study.store.comparisons.of(study.name)
@@ -136,11 +136,15 @@ class _Comparing:
         return Compared(method.name, method.paper, self._match, target, seed, self._context_of(method), model, refused)
 
     def _context_of(self, method: Baseline) -> str:
-        """Hash of what a method's rows depend on beside their target and seed; of ours, trials are part of it."""
+        """Hash of what a method's rows depend on beside their target and seed.
+
+        Of ours, trials are part of it, and what stands in for skipped halves.
+        """
         if method.name != OURS:
             return self._context
-        known = f"{self._context} {self._study.store.trials.n_ended(self._study.name)}"
-        return hashlib.sha256(known.encode()).hexdigest()
+        study = self._study
+        own = [self._context, study.store.trials.n_ended(study.name), study.workload.model.skipping_fingerprint()]
+        return hashlib.sha256(json.dumps(own).encode()).hexdigest()
 
     def _saved_time(self, pruned: PrunedModel) -> float:
         dense, own = time_generation(
@@ -228,16 +232,11 @@ def _without_maps(model: SkippingModel) -> SkippingModel:
     return model if substitutes_of(model.model) is None else shared_copy(model)
 
 
-def _context(study: OpenStudy, prompts: PromptBatch) -> str:
-    """Hash of what every row depends on beside its method, target and seed."""
-    model = study.workload.model
+def _context(study: OpenStudy, model: SkippingModel, prompts: PromptBatch) -> str:
+    """Hash of what every row depends on beside its method, target and seed: times of two machines do not compare."""
     parts = [
-        model.skipping_fingerprint(),
-        model.skipping.keep_first,
-        encoded_fingerprint(study.workload.examples("test")),
-        encoded_fingerprint(study.workload.splits["calibration"]),
-        list(prompts.ids.shape),
-        str(model.skipping.device.type),
-        str(model.skipping.model.dtype),
+        profile_conditions(model).fingerprint(*prompts.ids.shape),
+        model.keep_first,
+        *(encoded_fingerprint(study.workload.examples(split)) for split in ("test", "calibration")),
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -40,3 +40,13 @@ def test_the_last_row_of_a_method_counts() -> None:
     [(_, table)] = methods_tables(ROWS)
     assert [row.cells[0].text for row in table.rows] == ["ours", "laco", "pruner"]
     assert table.rows[1].cells[3].text == "0.1000" and table.rows[1].cells[4].text == "worse"
+
+
+def test_seeds_of_a_method_are_one_row_whose_intervals_reach_over_all() -> None:
+    other = replace(MODEL, kl=0.2, kl_low=0.15, kl_high=0.3, accuracy=0.8, accuracy_low=0.7, accuracy_high=0.85)
+    seeds = [replace(ROWS[2], seed=seed, model=model) for seed, model in enumerate((MODEL, other))]
+    [(_, table)] = methods_tables([ROWS[0], *seeds])
+    row = table.rows[1].cells
+    assert (row[0].text, row[0].detail) == ("laco", "2 seeds")
+    assert (row[3].text, row[3].detail) == ("0.1500", "[0.0800, 0.3000]")
+    assert (row[5].text, row[5].detail) == ("85.0%", "[70.0%, 95.0%]")

@@ -16,6 +16,7 @@ import search
 from dashboards.report.methods import methods_tables
 from ftp_core.baselines.catalogue import baseline
 from ftp_core.baselines.protocol import Budget
+from ftp_core.cost import conditions
 from ftp_core.errors import ModelError
 from ftp_core.quality.quality import QualitySet
 from ftp_core.schedule import SparsitySchedule
@@ -101,11 +102,27 @@ def test_what_stands_in_for_skipped_halves_is_ours_alone(study: OpenStudy) -> No
         give_substitutes(model.model, None, model.blocks)
     assert ours.model is not None and without.model is not None and ours.model.kl != without.model.kl
     assert ours.model.n_parameters > without.model.n_parameters and ours.model.flops > without.model.flops
-    assert plain.model is not None and swiftkv.model is not None and plain.context != swiftkv.context
-    assert (
-        swiftkv.model.item_kl == pytest.approx(plain.model.item_kl, abs=1e-6)
-        and swiftkv.model.flops == plain.model.flops
-    )
+    # What is known of other methods holds, whatever stands in for halves.
+    assert swiftkv == plain
+    give_substitutes(model.model, maps, model.blocks)
+    try:
+        [_, with_maps] = compare(study, replace(plan, methods=("early_exit",)))
+    finally:
+        give_substitutes(model.model, None, model.blocks)
+    made = baseline("early_exit").fit(model, study.workload.splits["calibration"], Budget(0.3, 1, 48))
+    truth = QualitySet(model, study.workload.examples("test")).evaluate_pruned(made, items=True)
+    assert with_maps.model is not None
+    assert with_maps.model.item_kl == pytest.approx([item.kl for item in truth.items], abs=1e-6)
+
+
+def test_rows_of_other_machines_are_measured_anew(study: OpenStudy, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = ComparisonPlan(("first_k",), (0.3,), "flops")
+    here = compare(study, plan)
+    assert compare(study, plan) == here
+    monkeypatch.setattr(conditions, "_cpu_name", lambda: "another processor")
+    there = compare(study, plan)
+    assert all(one.context != other.context for one, other in zip(here, there, strict=True))
+    assert len(study.store.comparisons.of("one")) == 4
 
 
 def test_what_is_known_is_not_done_again(study: OpenStudy, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,6 @@ import ast
 import json
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -76,14 +75,8 @@ def commands(block: Block) -> Iterator[list[str]]:
             yield shlex.split(found[1], comments=True)
 
 
-@pytest.fixture
-def folder(filled_folder: Path, tmp_path: Path) -> Path:
-    """A copy of the folder: blocks leave databases open, which no other file's blocks should meet."""
-    return shutil.copytree(filled_folder, tmp_path / "docs")
-
-
 @pytest.fixture(scope="module")
-def filled_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what the blocks name: a model, data, and a study `demo` in the database."""
     made = tmp_path_factory.mktemp("docs")
     tokenizer = tokenizer_of("demo")

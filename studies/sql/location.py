@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
@@ -14,8 +16,6 @@ from studies.errors import StorageError
 
 # "FTPS" in the header of a SQLite file says whose it is: https://www.sqlite.org/pragma.html#pragma_application_id
 APPLICATION_ID = int.from_bytes(b"FTPS", "big")
-_MAGIC = b"SQLite format 3\0"
-_ID_AT = slice(68, 72)
 
 _EXPECTED = "write sqlite:///PATH or postgresql+psycopg://USER:PASSWORD@HOST/DATABASE"
 _DRIVERS = {"sqlite": "pysqlite", "postgresql": "psycopg"}
@@ -94,7 +94,7 @@ def read_only_uri(file: Path) -> str:
 
 
 def check_file(file: Path, create: bool) -> bool:
-    """Look whether a SQLite file may be opened, without opening it as a database.
+    """Look whether a SQLite file may be opened, before it is opened to be used.
 
     SQLite itself would take an empty file for a database, and another program's for ours.
 
@@ -111,21 +111,37 @@ def check_file(file: Path, create: bool) -> bool:
     if not file.parent.is_dir():
         raise StorageError(f"Cannot open the database {file}: its folder {file.parent} does not exist; make it first.")
     try:
-        header = b""
-        if file.exists():
-            with file.open("rb") as content:
-                header = content.read(_ID_AT.stop)
+        has_content = file.exists() and (not file.is_file() or file.stat().st_size > 0)
+        owner = _application_id(file) if has_content else None
+    except sqlite3.OperationalError as error:
+        raise StorageError(f"Cannot read the database {file}: {error}.") from error
     except OSError as error:
         raise StorageError(f"Cannot read the database {file}: {error.strerror or error}.") from error
-    if not header:
+    if not has_content:
         if create:
             return False
         raise StorageError(f"There is no database {file}: run a study first, or name another database with --storage.")
-    if not header.startswith(_MAGIC):
+    if owner is None:
         raise StorageError(f"{file} is not a database: name a database with --storage; the file is left as it is.")
-    if header[_ID_AT] != APPLICATION_ID.to_bytes(4, "big"):
+    if owner != APPLICATION_ID:
         raise StorageError(
             f"The database {file} belongs to another program: name a database of studies, or one that does not "
             "exist yet, with --storage."
         )
     return True
+
+
+def _application_id(file: Path) -> int | None:
+    """The id in the header of a SQLite file, of the program that it belongs to; None if the file is no database.
+
+    SQLite reads it, without a lock or a log. Were the file opened and closed here, all locks would be gone that this
+    process' connections hold on it (https://www.sqlite.org/howtocorrupt.html, section 2.2): the next other process that
+    is done with the database would take its log away, and what these connections commit from then on would be lost.
+    """
+    with closing(sqlite3.connect(f"file:{quote(str(file.absolute()))}?mode=ro&immutable=1", uri=True)) as connection:
+        try:
+            return int(connection.execute("PRAGMA application_id").fetchone()[0])
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError:
+            return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
 
@@ -21,11 +22,13 @@ def store(database_url: str) -> Iterator[ServiceStore]:
 
 @contextmanager
 def statements() -> Iterator[list[str]]:
-    """What any database is asked meanwhile."""
+    """What this thread asks databases meanwhile: leases are renewed beside it, of other tests' studies, too."""
     said: list[str] = []
+    here = threading.get_ident()
 
     def note(connection: object, cursor: object, statement: str, *_: object) -> None:
-        said.append(statement)
+        if threading.get_ident() == here:
+            said.append(statement)
 
     sa.event.listen(sa.engine.Engine, "before_cursor_execute", note)
     try:

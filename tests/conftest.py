@@ -34,7 +34,7 @@ os.environ["PYTHONPATH"] = str(ROOT)
 # Tiny products gain nothing from threads, and lose much where they share cores with other processes.
 torch.set_num_threads(1)
 
-hypothesis.settings.register_profile("ftp", deadline=None, derandomize=True, max_examples=40)
+hypothesis.settings.register_profile("ftp", deadline=None, derandomize=True, max_examples=25)
 # By pytest's --hypothesis-profile: more of them, others in every run.
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=400)
 hypothesis.settings.load_profile("ftp")

@@ -182,11 +182,11 @@ KINDS = ("llama", "mistral-sliding", "gemma3_text", "gpt_neox", "qwen3_moe", "gp
 V = TypeVar("V")
 
 
-def in_turns(names: Collection[str], variants: Sequence[V]) -> list[tuple[str, V]]:
-    """Families of different kinds in all variants, and every other one in one of them, by turns."""
-    others = [name for name in names if name not in KINDS]
+def in_turns(names: Collection[str], variants: Sequence[V], whole: Collection[str] = KINDS) -> list[tuple[str, V]]:
+    """Some families, by default those of different kinds, in all variants, and every other one in one, by turns."""
+    others = [name for name in names if name not in whole]
     return [
-        *((name, variant) for name in names if name in KINDS for variant in variants),
+        *((name, variant) for name in names if name in whole for variant in variants),
         *((name, variants[turn % len(variants)]) for turn, name in enumerate(others)),
     ]
 
@@ -196,9 +196,9 @@ def _quick(name: str) -> tuple[pytest.MarkDecorator, ...]:
     return () if name in KINDS or name in LENGTH_DEPENDENT else (pytest.mark.slow,)
 
 
-def crossed(names: Collection[str], variants: Sequence[V]) -> list[ParameterSet]:
+def crossed(names: Collection[str], variants: Sequence[V], whole: Collection[str] = KINDS) -> list[ParameterSet]:
     """Families and variants as of `in_turns`, where those of the same kind as another one are stress tests."""
-    return [pytest.param(name, variant, marks=_quick(name)) for name, variant in in_turns(names, variants)]
+    return [pytest.param(name, variant, marks=_quick(name)) for name, variant in in_turns(names, variants, whole)]
 
 
 def each(names: Collection[str]) -> list[ParameterSet]:

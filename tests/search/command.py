@@ -62,6 +62,11 @@ def run_here(
     return Result(int(exit_.value.code or 0), captured.out, captured.err)
 
 
+def evaluate_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let searches of this process evaluate in it: what workers do is what `ModelSetup` starts there."""
+    monkeypatch.setattr("search.evaluators.ray_pool.RayPool", lambda setup, *_, **__: setup.start("cpu", 0))
+
+
 def rely_on_profile(folder: Path) -> tuple[Any, ...]:
     """Let studies of a database rely on its latency profile, however busy the machine was when it was measured.
 

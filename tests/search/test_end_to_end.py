@@ -22,7 +22,8 @@ pytestmark = pytest.mark.timeout(1200)
 
 FEW = (
     *("--rounds", "0", "--search-items", "8", "--calibration-items", "16", "--validation-items", "12"),
-    *("--test-items", "12", "--measured-points", "3", "--timed-runs", "2"),
+    *("--test-items", "12", "--measured-points", "3", "--timed-runs", "2", "--profile-seconds", "2"),
+    *("--latency-batch", "2", "--latency-length", "48", "--new-tokens", "0"),
 )
 REFINED = (
     *(

@@ -21,7 +21,7 @@ from search.cli.tables import in_short, print_results
 from search.config.run_config import RESUMABLE
 from search.stages.export import export_study
 from studies import StudyExistsError, StudyNotFoundError, StudyStore
-from tests.search.command import run_here
+from tests.search.command import evaluate_here, run_here
 
 SMALL = {
     "cost": "flops",
@@ -45,6 +45,7 @@ def test_a_study_is_run_and_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    evaluate_here(monkeypatch)
     study = search.run("one", quiet=True, out=Path("results"), **SMALL)
     assert study.name == "one" and len(study.trials()) == 24 and len(study.front()) >= 1
     assert (tmp_path / "results/report.html").is_file() and (tmp_path / "results/model/config.json").is_file()
@@ -83,6 +84,7 @@ def test_a_study_is_run_and_resumed(
 @pytest.mark.timeout(600)
 def test_halves_with_kept_keys_go_all_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    evaluate_here(monkeypatch)
     halves = {"granularity": "half", "kv": "keep", "target_flops_saved": 0.3, "router": "dynamic", "export": "full"}
     trained = {"rounds": 1, "refine_trials": 2, "router_trials": 0, "router_steps": 2, "router_schedules": 1}
     data = tmp_path / "data.jsonl"

@@ -68,7 +68,7 @@ def _run(folder: Path, *arguments: str) -> Result:
     return Result(done.returncode, done.stdout, done.stderr)
 
 
-@pytest.mark.parametrize("folder", ["packages", "folders"], indirect=True)
+@pytest.mark.parametrize("folder", ["packages", pytest.param("folders", marks=pytest.mark.slow)], indirect=True)
 def test_a_search_runs_beside_them(folder: Path) -> None:
     done = _run(folder, "search", "--name", "mine", *SMALL)
     assert done.code == 0, done.err

@@ -82,6 +82,7 @@ def test_transformers_alone_says_what_it_needs_and_then_loads_the_model(pruned: 
     assert names == {"README.md", "config.json", "generation_config.json", "model.safetensors", "modeling_ftp.py"}
 
 
+@pytest.mark.slow
 def test_where_the_package_is_missing_the_error_names_it(pruned: FTPForCausalLM, tmp_path: Path) -> None:
     said = _plain(tmp_path / "pruned", "[{'trust_remote_code': True}]", "ftp_core")
     assert said.startswith("ImportError This is a pruned model") and "ftp-search" in said

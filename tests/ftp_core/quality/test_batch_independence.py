@@ -109,7 +109,7 @@ def test_figures_are_those_of_each_row_alone(name: str, kind: str) -> None:
         right_norm.append(shares.index(max(shares)) == one.answer)
     order = torch.randperm(len(EXAMPLES), generator=torch.Generator().manual_seed(1)).tolist()
     shuffled = [EXAMPLES[place] for place in order]
-    for batch_size, examples in ((1, EXAMPLES), (2, shuffled), (7, EXAMPLES)):
+    for batch_size, examples in ((2, shuffled), (7, EXAMPLES)):
         quality = QualitySet(skipping, examples, batch_size).evaluate(MIXED, router, choices=True)
         assert quality.kl == pytest.approx(kl / n_tokens, rel=tolerance(name))
         assert quality.perplexity == pytest.approx(math.exp(nll / n_tokens), rel=tolerance(name))

@@ -78,7 +78,12 @@ def study(tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    ("said", "spins"), [(None, range(1, 20_000)), ("active", range(10**6, 10**12)), ("passive", [0])]
+    ("said", "spins"),
+    [
+        (None, range(1, 20_000)),
+        ("active", range(10**6, 10**12)),
+        pytest.param("passive", [0], marks=pytest.mark.slow),
+    ],
 )
 def test_threads_spin_briefly_while_they_wait_unless_the_user_says_otherwise(
     said: str | None, spins: Container[int]

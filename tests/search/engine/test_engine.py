@@ -90,8 +90,8 @@ def test_proposals_that_repeat_are_counted() -> None:
 def test_known_schedules_are_not_evaluated_again() -> None:
     space, book = ScheduleSpace(2), Notebook()
     first, second = ShufflingEvaluator(capacity=2), ShufflingEvaluator(capacity=2)
-    search(first, space, book, 200)
-    search(second, space, book, 150)
+    search(first, space, book, 120)
+    search(second, space, book, 90)
     assert not set(first.evaluated) & set(second.evaluated)
 
 
@@ -206,7 +206,7 @@ def test_the_search_improves_on_its_first_proposals() -> None:
     assert moocore.hypervolume(values, ref=[10.0, 1.0]) > 1.02 * first
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(
     capacity=st.integers(1, 9),
     deaths=st.lists(st.integers(1, 30), max_size=3),

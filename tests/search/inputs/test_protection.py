@@ -43,7 +43,7 @@ from search.stages.measure import Variant, _qualities
 from search.stages.open_study import OpenStudy
 from studies import StudyStore
 from studies.records.study_facts import StudyFacts
-from tests.search.command import run_here
+from tests.search.command import evaluate_here, run_here
 from tests.studies.records import running, trial
 
 SMALL = {
@@ -258,8 +258,7 @@ def test_no_study_starts_from_one_that_protects_other_tokens() -> None:
 def test_a_study_protects_the_system_turn_all_the_way(
     chat_model: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # In this process: what workers do is what `ModelSetup` starts there.
-    monkeypatch.setattr("search.evaluators.ray_pool.RayPool", lambda setup, *_, **__: setup.start("cpu", 0))
+    evaluate_here(monkeypatch)
     data = written(tmp_path / "chats.jsonl", chats(tokenizer, [SYSTEM] * 30))
     common: dict[str, Any] = {
         **{"model": str(chat_model), "data": data, "cost": "flops", "trials": 6, "rounds": 0, "target_sparsity": 0.5},

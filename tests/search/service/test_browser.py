@@ -417,6 +417,7 @@ def test_zoom_legend_and_focus_stay_while_a_study_runs(chromium: Browser, addres
         expect(number).to_have_value("")
 
 
+@pytest.mark.slow
 def test_zooming_along_one_axis_leaves_the_other_as_it_is(chromium: Browser, address: str, store: ServiceStore) -> None:
     filled(store)
     ranges = "s => ['xaxis', 'yaxis'].map((axis) => document.querySelector(s)._fullLayout[axis].range)"
@@ -725,6 +726,7 @@ def test_pages_are_named_and_fields_say_what_they_are_for_and_what_is_wrong(
         expect(page).to_have_title("Compare - ftp-search")
 
 
+@pytest.mark.slow
 def test_figures_keep_their_height_when_a_page_changes_its_width(
     chromium: Browser, address: str, store: ServiceStore
 ) -> None:
@@ -806,7 +808,9 @@ def test_names_are_text_wherever_they_stand(chromium: Browser, address: str, sto
         page.wait_for_selector("#compare-figure .main-svg")
 
 
-@pytest.mark.parametrize("name", ODD_NAMES)
+@pytest.mark.parametrize(
+    "name", [*(pytest.param(name, marks=pytest.mark.slow) for name in ODD_NAMES[:-1]), ODD_NAMES[-1]]
+)
 def test_buttons_act_on_studies_of_any_name(chromium: Browser, address: str, store: ServiceStore, name: str) -> None:
     filled(store, name)
     with opened(chromium, address, "odd-name") as page:

@@ -148,6 +148,7 @@ SMALL = (
 )
 
 
+@pytest.mark.slow
 def test_resume_says_what_it_leaves_aside_and_ends_with_its_own_trials(tmp_path: Path) -> None:
     first = run_process("search", "--name", "mine", "--trials", "12", *SMALL, "--json", cwd=tmp_path)
     assert first.code == 0, first.err

@@ -28,7 +28,7 @@ from search.stages.remeasure import predict_from
 from studies import StudyState, StudyStore, Trial, TrialState, best_point, front, knee
 from studies.pareto import front_volume
 from studies.records.study_facts import ProfileRecord, Round, StudyFacts, TimedInput
-from tests.search.command import run_here
+from tests.search.command import evaluate_here, run_here
 from tests.search.made_up_profiles import made_up
 from tests.studies.records import trial
 
@@ -189,6 +189,7 @@ def test_a_profile_by_which_nothing_keeps_the_limit_is_refused(study: OpenStudy)
 def test_the_advised_command_renews_the_profile_and_selects_again(
     study: OpenStudy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
+    evaluate_here(monkeypatch)
     busy = _profile(study, check_error=2.39)
     kept = ProfileRecord.model_validate(busy.to_json())
     study.store.studies.update_facts(study.name, StudyFacts(latency_profile=kept, rounds=()))

@@ -159,7 +159,7 @@ class TestDeterministicTuning:
         with pytest.raises(SearchError, match="another data"):
             tune(folder, held_out=EXAMPLES[11:])
 
-    @pytest.mark.parametrize("victim", ["worker", "driver"])
+    @pytest.mark.parametrize("victim", ["worker", pytest.param("driver", marks=pytest.mark.slow)])
     def test_whatever_is_killed_the_outcome_is_the_same(self, whole: RouterTuning, tmp_path: Path, victim: str) -> None:
         if victim == "worker":
             with killing_a_worker(tmp_path):

@@ -17,7 +17,7 @@ from tests.studies.postgres import PostgresServer
 from tests.studies.records import running, trial
 
 
-@pytest.mark.parametrize("pause_s", [0.0, 2.0])
+@pytest.mark.parametrize("pause_s", [0.0, pytest.param(2.0, marks=pytest.mark.slow)])
 def test_a_search_outlives_a_restart_of_its_database(
     postgres_server: PostgresServer, pause_s: float, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -19,6 +19,8 @@ from search.module_path import leading_folders
 
 # Parts of Ray's texts on deaths: found only where the cause is unknown, and found before the cause.
 KERNEL, _DETAIL = "OOM killer", "Worker exit detail: "
+# Part of what it says if it could not start in the time that it gives itself.
+_TOO_LATE = "timed out during startup"
 # Addresses of the Rays that `cluster` keeps up: none, or one.
 _kept: list[str | None] = []
 
@@ -75,8 +77,12 @@ def start_ray(address: str | None, n_cpus: int) -> bool:
         options |= {"address": address}
     try:
         ray.init(**options)
-    except (RuntimeError, OSError, ValueError) as error:
-        raise EvaluationError(f"Ray could not start: {str(error).splitlines()[0]}") from error
+    except Exception as error:
+        # Ray raises errors of any kind here, plain ones if the machine is too busy for its time limits.
+        said = next(iter(str(error).splitlines()), type(error).__name__)
+        if _TOO_LATE in said:
+            said = "its processes did not answer in time, as on a machine that is too busy: try again when it is quiet."
+        raise EvaluationError(f"Ray could not start: {said}") from error
     except SystemExit:
         # That was a SIGTERM while it started.
         with suppress(Exception):

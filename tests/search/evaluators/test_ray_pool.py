@@ -23,7 +23,7 @@ import ray
 from ftp_core.schedule import SparsitySchedule
 from search.errors import ConfigError, EvaluationError
 from search.evaluators import Evaluation, Task
-from search.evaluators.ray_cluster import cluster
+from search.evaluators.ray_cluster import cluster, start_ray
 from search.evaluators.ray_pool import RayPool
 
 # Nothing here imports torch: a worker whose setup does not need it shall do without.
@@ -424,6 +424,21 @@ except KeyboardInterrupt:
 def test_who_is_told_to_end_while_ray_starts_hears_it():
     ended = subprocess.run([sys.executable, "-c", TOLD_TO_END], check=False, timeout=120)
     assert ended.returncode == 130
+
+
+def test_a_ray_that_does_not_start_in_its_time_is_an_error_that_says_what_to_do(monkeypatch):
+    # As Ray's node says it: a plain exception, of no kind of its own.
+    said = "The current node timed out during startup. This could happen because some of the raylet failed to startup."
+
+    def late(*_):
+        raise Exception(said)
+
+    monkeypatch.setattr("ray._private.services.get_node", late)
+    with pytest.raises(EvaluationError, match=r"Ray could not start: .* too busy: try again when it is quiet\."):
+        start_ray(None, 1)
+    monkeypatch.undo()
+    with cluster(None, 1):
+        assert ray.is_initialized()
 
 
 def test_a_kept_ray_ends_with_an_error_inside():

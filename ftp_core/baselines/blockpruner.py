@@ -6,10 +6,8 @@ from collections.abc import Callable, Sequence
 
 from ftp_core.baselines.fitting import Effort, check_halves, text_batches
 from ftp_core.baselines.halves import Half, Shrinking, flops_of_halves
-from ftp_core.baselines.protocol import Budget, Sparsity
+from ftp_core.baselines.protocol import Budget
 from ftp_core.baselines.pruned import ScheduledModel
-from ftp_core.baselines.sharing import heads_without
-from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.text.encoding import EncodedExample
 
@@ -56,13 +54,4 @@ class BlockPruner:
             left = after
             on_step(min(1.0, 1.0 - (left - target) / to_save))
         on_step(1.0)
-        pruned = shrinking.finished(removed)
-        return ScheduledModel(
-            self.name,
-            model,
-            pruned,
-            SparsitySchedule.uniform(0.0, model.n_blocks),
-            Sparsity(len(removed) / (2 * model.n_blocks), "of the attention and MLP halves removed"),
-            effort.preparation(),
-            heads=heads_without(model, [half.block for half in removed if half.part == 0]),
-        )
+        return shrinking.pruned(self.name, removed)

@@ -16,6 +16,7 @@ _NAME = re.compile(r"[\w.-]{1,64}")
 # Module and class of each method.
 _HOMES = {
     "shortened_prompt": "shortened_prompt:ShortenedPrompt",
+    "scored_prompt": "scored_prompt:ScoredPrompt",
     "random": "sanity_rows:RandomTokens",
     "first_k": "sanity_rows:FirstTokens",
     "last_k": "sanity_rows:LastTokens",

@@ -5,18 +5,20 @@ Dimensions: B rows, L tokens of a row, D hidden width, T predicted tokens of all
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ftp_core.baselines.fitting import Effort, as_it_is, negative_log_likelihood, predicts
-from ftp_core.baselines.protocol import Budget
-from ftp_core.baselines.sharing import PassesThrough, absent_halves, set_block, shared_copy
+from ftp_core.baselines.protocol import Budget, Sparsity
+from ftp_core.baselines.pruned import ScheduledModel
+from ftp_core.baselines.sharing import PassesThrough, absent_halves, heads_without, set_block, shared_copy
 from ftp_core.cost.flops import FlopsCounter
 from ftp_core.quality.divergence import divergence
-from ftp_core.schedule import BlockSparsity
+from ftp_core.schedule import BlockSparsity, SparsitySchedule
 from ftp_core.skipping.interception import BlockCall, BlockHandler
 from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.text.encoding import PromptBatch
@@ -65,7 +67,7 @@ class Shrinking:
 
     def __init__(self, model: SkippingModel, effort: Effort) -> None:
         self._stand_ins = absent_halves(model)
-        self._model, self._effort = shared_copy(model), effort
+        self._dense, self._model, self._effort = model, shared_copy(model), effort
         assert model.family.halves is not None
         self._names = model.family.halves
 
@@ -79,6 +81,16 @@ class Shrinking:
     def remove(self, half: Half) -> None:
         """Removes a half for good."""
         self._exchange(half, self._stand_ins[half.block][half.part])
+
+    @contextmanager
+    def without(self, halves: Sequence[Half]) -> Iterator[SkippingModel]:
+        """The copy without some more halves for as long as the context lasts."""
+        kept = [self._exchange(half, self._stand_ins[half.block][half.part]) for half in halves]
+        try:
+            yield self._model
+        finally:
+            for half, module in zip(halves, kept, strict=True):
+                self._exchange(half, module)
 
     @torch.inference_mode()
     def losses(
@@ -108,20 +120,34 @@ class Shrinking:
             loss(keep)
             self._effort.tokens += int(texts.lengths.sum())
             for place, halves in enumerate(candidates):
-                kept = [self._exchange(half, self._stand_ins[half.block][half.part]) for half in halves]
                 self._effort.tokens += int(texts.lengths.sum())
-                sums[place] += float(loss(_starting(halves[0].block, before[halves[0].block])))
-                for half, module in zip(halves, kept, strict=True):
-                    self._exchange(half, module)
+                with self.without(halves):
+                    sums[place] += float(loss(_starting(halves[0].block, before[halves[0].block])))
             on_batch()
         return sums
 
-    def finished(self, removed: Sequence[Half]) -> SkippingModel:
-        """The model, whose blocks without any half pass hidden states through."""
-        for index, block in enumerate(self._model.blocks):
+    def pruned(self, name: str, removed: Sequence[Half]) -> ScheduledModel:
+        """The model without some halves for good; its blocks without any half pass hidden states through.
+
+        Args:
+            name: Name in results.
+            removed: All halves that are removed, those of `remove` included.
+        """
+        for half in removed:
+            self.remove(half)
+        n_blocks = self._dense.n_blocks
+        for index in range(n_blocks):
             if {Half(index, 0), Half(index, 1)} <= set(removed):
-                set_block(self._model, index, PassesThrough(block))
-        return self._model
+                set_block(self._model, index, PassesThrough(self._model.blocks[index]))
+        return ScheduledModel(
+            name,
+            self._dense,
+            self._model,
+            SparsitySchedule.uniform(0.0, n_blocks),
+            Sparsity(len(removed) / (2 * n_blocks), "of the attention and MLP halves removed"),
+            self._effort.preparation(),
+            heads=heads_without(self._dense, [half.block for half in removed if half.part == 0]),
+        )
 
 
 def _starting(start: int, known_BLD: Tensor) -> BlockHandler:

@@ -36,8 +36,9 @@ class LaCo:
     dense model's exceeds a threshold; the next one then begins I blocks before it, else one (the paper's algorithm 1).
     The budget says how many merges are wanted, and bisection finds the highest threshold under which there are so many,
     where it stops; the similarity is the mean over all tokens of the calibration texts. The paper sets by hand how many
-    blocks become one; here it is the number that meets the budget best. (Merging two would be to remove the first of
-    them.) Nothing is trained afterwards.
+    blocks become one. Here it is the number after whose merges final states are the most similar, of those that meet
+    the budget about as well as any: within half a block, and saving no less. (Merging two would be to remove the first
+    of them.) Nothing is trained afterwards.
 
     Args:
         n_merged: C, blocks that become one; several to choose from.
@@ -70,18 +71,18 @@ class LaCo:
         """See `Baseline`."""
         effort, batches = Effort(model), text_batches(model, calibration)
         check_alike(model)
-        merges = self._within(model, budget)
+        options = self._near(model, budget)
+        merges, done = options[0], 0
+
+        def advance() -> None:
+            nonlocal done
+            done += 1
+            on_step(done / (_BISECTIONS * len(options)))
+
         if merges:
-            states, n_merged, n_wanted = StateSimilarity(model, batches, effort), len(merges[0]), len(merges)
-            low, high = 0.0, 8.0
-            for number in range(_BISECTIONS):
-                exponent = (low + high) / 2
-                found = self.merges_above(threshold_of(exponent), states, n_merged, n_wanted)
-                if len(found) == n_wanted:
-                    merges, low = found, exponent
-                else:
-                    high = exponent
-                on_step((number + 1) / _BISECTIONS)
+            states = StateSimilarity(model, batches, effort)
+            # Of equal ones the first.
+            merges = max((self._most_similar(option, states, advance) for option in options), key=states.of)
         on_step(1.0)
         removed = [index for merge in merges for index in merge[1:]]
         return ScheduledModel(
@@ -94,18 +95,45 @@ class LaCo:
             heads=heads_without(model, removed),
         )
 
-    def _within(self, model: SkippingModel, budget: Budget) -> list[Merge]:
-        """As many merges of so many blocks as come closest to a budget, the first ones that there could be."""
+    def _near(self, model: SkippingModel, budget: Budget) -> list[list[Merge]]:
+        """As many merges of so many blocks as come close to a budget, for each number of blocks with which some do.
+
+        They are the first ones that there could be. Where it is nearest to merge nothing, there is nothing else.
+        """
         of_blocks, dense, target = flops_of_blocks(model, budget), budget.dense_flops(model), budget.target_flops(model)
 
         def flops_of(merges: Sequence[Merge]) -> float:
             return dense - sum(of_blocks[index] for merge in merges for index in merge[1:])
 
+        def gap(merges: Sequence[Merge]) -> float:
+            return abs(flops_of(merges) - target)
+
         options: list[list[Merge]] = []
         for n_merged in self._n_merged:
             merges = self._merges(model.n_blocks, lambda merges: True, n_merged, model.n_blocks)
             options.append(closest([merges[:count] for count in range(len(merges) + 1)], flops_of, target))
-        return min(options, key=lambda merges: abs(flops_of(merges) - target))
+        nearest = min(options, key=gap)
+        if not nearest:
+            return [nearest]
+        half_block = sum(of_blocks) / (2 * model.n_blocks)
+        # Those that save less would be the more similar for that alone.
+        most = flops_of(nearest) * (1 + 1e-9)
+        return [merges for merges in options if gap(merges) <= gap(nearest) + half_block and flops_of(merges) <= most]
+
+    def _most_similar(
+        self, merges: list[Merge], states: StateSimilarity, on_bisection: Callable[[], None]
+    ) -> list[Merge]:
+        """As many merges of as many blocks as given, but those under the highest threshold with which there are any."""
+        n_merged, low, high = len(merges[0]), 0.0, 8.0
+        for _ in range(_BISECTIONS):
+            exponent = (low + high) / 2
+            found = self.merges_above(threshold_of(exponent), states, n_merged, len(merges))
+            if len(found) == len(merges):
+                merges, low = found, exponent
+            else:
+                high = exponent
+            on_bisection()
+        return merges
 
     def merges_above(self, threshold: float, states: StateSimilarity, n_merged: int, at_most: int) -> list[Merge]:
         """The merges of so many blocks that a threshold lets pass, until there are so many.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ftp_core.baselines.catalogue import baseline, baseline_names
 from ftp_core.baselines.protocol import Baseline
+from search.comparison.evopress import EvoPress
 from search.comparison.puzzle import Puzzle
 
-_OWN = {Puzzle.name: Puzzle}
+_OWN: dict[str, Callable[[], Baseline]] = {Puzzle.name: Puzzle, EvoPress.name: EvoPress}
 
 
 def method_names() -> tuple[str, ...]:

@@ -8,10 +8,8 @@ import numpy as np
 
 from ftp_core.baselines.fitting import Effort, check_halves, text_batches
 from ftp_core.baselines.halves import Half, Shrinking, divergence_from_dense, flops_of_halves
-from ftp_core.baselines.protocol import Budget, Sparsity
+from ftp_core.baselines.protocol import Budget
 from ftp_core.baselines.pruned import ScheduledModel
-from ftp_core.baselines.sharing import heads_without
-from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.text.encoding import EncodedExample
 from search.problem.gene_costs import CostSums
@@ -65,14 +63,4 @@ class Puzzle:
             choice = found
         on_step(1.0)
         removed = [half for i, index in enumerate(choice) if index for half in alternatives[i][index - 1]]
-        for half in removed:
-            shrinking.remove(half)
-        return ScheduledModel(
-            self.name,
-            model,
-            shrinking.finished(removed),
-            SparsitySchedule.uniform(0.0, model.n_blocks),
-            Sparsity(len(removed) / (2 * model.n_blocks), "of the attention and MLP halves removed"),
-            effort.preparation(),
-            heads=heads_without(model, [half.block for half in removed if half.part == 0]),
-        )
+        return shrinking.pruned(self.name, removed)

@@ -14,9 +14,9 @@ from tests.ftp_core.tiny_models import CONFIGS, VOCABULARY
 N_BLOCKS = 6
 
 
-def deep_base(family: str = "llama") -> PreTrainedModel:
+def deep_base(family: str = "llama", n_blocks: int = N_BLOCKS) -> PreTrainedModel:
     """A model of its own with more blocks than `tiny`."""
-    config = {**CONFIGS[family], "num_hidden_layers": N_BLOCKS, "vocab_size": VOCABULARY}
+    config = {**CONFIGS[family], "num_hidden_layers": n_blocks, "vocab_size": VOCABULARY}
     with torch.inference_mode(False), torch.random.fork_rng():
         torch.manual_seed(1)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config)).eval()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
@@ -17,6 +18,7 @@ from ftp_core.baselines import Baseline, Budget, ScheduledModel, baseline, basel
 from ftp_core.baselines.colt5 import CoLT5
 from ftp_core.baselines.mixture_of_depths import MixtureOfDepths
 from ftp_core.baselines.sanity_rows import RandomButLast
+from ftp_core.baselines.scored_prompt import ScoredPrompt
 from ftp_core.baselines.shortened_prompt import ShortenedPrompt
 from ftp_core.baselines.testing import (
     CHECKS,
@@ -43,6 +45,8 @@ OTHERS = ("gpt_neox", pytest.param("gemma2", marks=pytest.mark.slow))
 # The program's own settings would train for long.
 BRIEF = DistillationConfig(steps=2, batch_size=4, evaluate_every=2, w_sparsity=0.0)
 QUICK: dict[str, Callable[[], Baseline]] = {
+    # From the static router's decisions only large steps lead to others at once.
+    "scored_prompt": lambda: ScoredPrompt(replace(BRIEF, lr=0.3)),
     "mixture_of_depths": lambda: MixtureOfDepths(BRIEF),
     "colt5": lambda: CoLT5(BRIEF, rank=3),
 }

@@ -7,9 +7,10 @@ import torch
 from torch.nn.functional import cosine_similarity
 
 from ftp_core.baselines import Budget
-from ftp_core.baselines.fitting import Effort, text_batches
+from ftp_core.baselines.fitting import Effort, flops_of_blocks, text_batches
 from ftp_core.baselines.laco import LaCo, StateSimilarity, collapsed
 from ftp_core.errors import ModelError
+from ftp_core.quality.quality import QualitySet
 from ftp_core.skipping.skipping_model import SkippingModel
 from tests.ftp_core.baselines.slow_models import N_BLOCKS, deep_base, examples, texts
 from tests.ftp_core.tiny_models import fresh_tiny
@@ -80,6 +81,40 @@ def test_the_budget_finds_the_merges_that_change_least() -> None:
 def test_so_many_blocks_become_one_as_meet_the_budget_best(share: float, n_removed: int) -> None:
     pruned = LaCo().fit(SkippingModel(deep_base()), examples(2), Budget(share, 2, 40))
     assert pruned.sparsity.value == pytest.approx(n_removed / N_BLOCKS)
+
+
+@torch.no_grad()
+def with_opposites() -> SkippingModel:
+    """A model whose blocks 1 to 5 change next to nothing together: 3 and 4 undo each other, the others are idle."""
+    base = deep_base()
+    for block in base.model.layers[2:]:
+        block.load_state_dict(base.model.layers[1].state_dict())
+    for index, factor in ((1, 0.0), (2, 0.0), (3, 1.0), (4, -1.0), (5, 0.0)):
+        block = base.model.layers[index]
+        for weight in (block.self_attn.o_proj.weight, block.mlp.down_proj.weight):
+            weight.mul_(factor)
+    return SkippingModel(base)
+
+
+def test_as_many_blocks_become_one_as_change_least_where_several_numbers_meet_the_budget() -> None:
+    model, budget, steps = with_opposites(), Budget(0.65, 2, 40), list[float]()
+    three, five, either = (
+        LaCo(n_merged).fit(model, examples(), budget, 0, steps.append) for n_merged in ([3], [5], [3, 4, 5])
+    )
+    # Four blocks are gone in each: two merges of three, or one of five.
+    assert three.flops(2, 40) == five.flops(2, 40) == either.flops(2, 40)
+    kl = [QualitySet(model, examples()).evaluate_pruned(pruned).kl for pruned in (three, five, either)]
+    assert kl[2] == kl[1] < 0.5 * kl[0]
+    assert steps == sorted(steps[:9]) + sorted(steps[9:18]) + sorted(steps[18:]) and steps[-1] == 1.0
+
+
+def test_merges_that_save_less_than_the_nearest_are_no_choice() -> None:
+    # 2.5 blocks are asked for: merges of three remove 2 of them, one of four removes 3.
+    model = SkippingModel(deep_base())
+    of_block, dense = flops_of_blocks(model, Budget(0.0, 2, 40))[0], Budget(0.0, 2, 40).dense_flops(model)
+    for wanted, n_removed in ((2.55, 3), (2.45, 2)):
+        pruned = LaCo().fit(model, examples(2), Budget(wanted * of_block / dense, 2, 40))
+        assert pruned.sparsity.value == pytest.approx(n_removed / N_BLOCKS)
 
 
 def test_blocks_of_several_shapes_are_refused() -> None:

@@ -24,6 +24,7 @@ _HOMES = {
     "blockpruner": "blockpruner:BlockPruner",
     "laco": "laco:LaCo",
     "llm_pruner": "llm_pruner:LLMPruner",
+    "slicegpt": "slicegpt:SliceGPT",
     "monotone": "monotone:Monotone",
     "swiftkv": "swiftkv:SwiftKV",
     "early_exit": "early_exit:EarlyExit",

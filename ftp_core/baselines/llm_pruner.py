@@ -7,16 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ftp_core.baselines.fitting import Effort, as_it_is, closest, negative_log_likelihood, text_batches
+from ftp_core.baselines.projections import (
+    INTO_CHANNELS,
+    INTO_HEADS,
+    OUT_OF_CHANNELS,
+    OUT_OF_HEADS,
+    check_projections,
+    projection,
+)
 from ftp_core.baselines.protocol import Budget, Sparsity
 from ftp_core.baselines.pruned import ScheduledModel
 from ftp_core.baselines.sharing import shared_copy
-from ftp_core.checks import is_plain
 from ftp_core.cost.flops import FlopsCounter
 from ftp_core.cost.memory import BlockHeads, block_configs, block_heads, head_width
 from ftp_core.errors import ModelError
@@ -24,8 +30,6 @@ from ftp_core.schedule import BlockSparsity, SparsitySchedule
 from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.text.encoding import EncodedExample
 
-_INTO_HEADS, _OUT_OF_HEADS = ("q_proj", "k_proj", "v_proj"), "o_proj"
-_INTO_CHANNELS, _OUT_OF_CHANNELS = ("gate_proj", "up_proj"), "down_proj"
 # Blocks that the paper leaves alone, of 32.
 _PROTECTED_FIRST, _PROTECTED_LAST, _OF_BLOCKS = 4, 2, 32
 
@@ -166,38 +170,28 @@ def importances(
         }
         n_groups = heads[index].key
         groups = sum(
-            (salience[name].sum(1).view(n_groups, -1).sum(1) for name in _INTO_HEADS),
-            salience[_OUT_OF_HEADS].sum(0).view(n_groups, -1).sum(1),
+            (salience[name].sum(1).view(n_groups, -1).sum(1) for name in INTO_HEADS),
+            salience[OUT_OF_HEADS].sum(0).view(n_groups, -1).sum(1),
         )
-        channels = sum((salience[name].sum(1) for name in _INTO_CHANNELS), salience[_OUT_OF_CHANNELS].sum(0))
+        channels = sum((salience[name].sum(1) for name in INTO_CHANNELS), salience[OUT_OF_CHANNELS].sum(0))
         found[index] = Importance(groups, channels)
     return found
 
 
 def check_separable(model: SkippingModel, index: int) -> None:
     """Raises `ModelError` unless heads and channels of a block are rows and columns of projections of their own."""
+    check_projections(model, index, "LLM-Pruner")
     block, config = model.blocks[index], block_configs(model)[index]
-    kind = model.model.config.model_type
-    halves: list[Any] = [getattr(block, name, None) for name in ("self_attn", "mlp")]
-    expected = ({*_INTO_HEADS, _OUT_OF_HEADS}, {*_INTO_CHANNELS, _OUT_OF_CHANNELS})
-    for half, names in zip(halves, expected, strict=True):
-        children = {} if half is None else dict(half.named_children())
-        linears = {name for name, child in children.items() if type(child) is nn.Linear}
-        if linears != names:
-            raise ModelError(
-                f"LLM-Pruner removes heads and channels from projections {', '.join(sorted(names))}, but blocks of "
-                f"this {kind} model have {', '.join(sorted(children)) or 'none of them'}: it needs a family with those "
-                "of Llama."
-            )
+    attention, kind = block.get_submodule("self_attn"), model.model.config.model_type
+    for half in (attention, block.get_submodule("mlp")):
         for name, parameter in half.named_parameters():
-            of_linear = name.partition(".")[0] in names
             # Norms of each head alone have as many weights as a head is wide.
-            if not is_plain(parameter) or not (of_linear or parameter.numel() == head_width(config)):
+            if not (name.rpartition(".")[0].endswith("_proj") or parameter.numel() == head_width(config)):
                 raise ModelError(
                     f"LLM-Pruner cannot remove heads or channels of this {kind} model: weight {name} of block {index} "
-                    "is quantised, not in memory, or of all heads at once."
+                    "is of all heads at once."
                 )
-    if hasattr(halves[0], "num_heads"):
+    if hasattr(attention, "num_heads"):
         raise ModelError(
             f"LLM-Pruner cannot remove heads of this {kind} model: its attention expects as many in every block."
         )
@@ -214,7 +208,7 @@ class _Costs:
 
     def of(self, index: int, n_groups: int, n_channels: int) -> float:
         """Operations of a block with some of its groups and channels, which all cost alike."""
-        whole, down = self._whole[index], self._blocks[index].get_submodule(f"mlp.{_OUT_OF_CHANNELS}")
+        whole, down = self._whole[index], self._blocks[index].get_submodule(f"mlp.{OUT_OF_CHANNELS}")
         assert isinstance(down, nn.Linear)
         of_attention = (whole.projections + whole.attention) * n_groups / self._heads[index].key
         return of_attention + whole.mlp * n_channels / down.in_features
@@ -227,13 +221,13 @@ def _narrow(model: SkippingModel, index: int, groups: Tensor, channels: Tensor) 
     of_keys = (groups[:, None] * width + torch.arange(width, device=groups.device)).flatten()
     of_queries = (groups[:, None] * per_group * width + torch.arange(per_group * width, device=groups.device)).flatten()
     attention, mlp = block.get_submodule("self_attn"), block.get_submodule("mlp")
-    for name in _INTO_HEADS:
+    for name in INTO_HEADS:
         rows = of_queries if name == "q_proj" else of_keys
         setattr(attention, name, _part(attention.get_submodule(name), rows, None))
-    setattr(attention, _OUT_OF_HEADS, _part(attention.get_submodule(_OUT_OF_HEADS), None, of_queries))
-    for name in _INTO_CHANNELS:
+    setattr(attention, OUT_OF_HEADS, _part(attention.get_submodule(OUT_OF_HEADS), None, of_queries))
+    for name in INTO_CHANNELS:
         setattr(mlp, name, _part(mlp.get_submodule(name), channels, None))
-    setattr(mlp, _OUT_OF_CHANNELS, _part(mlp.get_submodule(_OUT_OF_CHANNELS), None, channels))
+    setattr(mlp, OUT_OF_CHANNELS, _part(mlp.get_submodule(OUT_OF_CHANNELS), None, channels))
     return BlockHeads(len(groups) * per_group, len(groups))
 
 
@@ -248,10 +242,4 @@ def _part(linear: nn.Module, rows: Tensor | None, columns: Tensor | None) -> nn.
         bias = bias if bias is None else bias.index_select(0, rows.to(weight.device))
     if columns is not None:
         weight = weight.index_select(1, columns.to(weight.device))
-    part: nn.Linear = nn.utils.skip_init(
-        nn.Linear, weight.shape[1], weight.shape[0], bias is not None, device=weight.device, dtype=weight.dtype
-    )
-    part.weight = nn.Parameter(weight, requires_grad=False)
-    if bias is not None:
-        part.bias = nn.Parameter(bias.detach(), requires_grad=False)
-    return part.eval()
+    return projection(weight, bias)

@@ -23,8 +23,8 @@ from ftp_core.skipping.substitutes import give_substitutes
 NO_HEADS = BlockHeads(0, 0)
 
 
-class PassesThrough(nn.Module):
-    """A removed block: returns the hidden states that it gets.
+class StandsIn(nn.Module):
+    """A module in a block's place.
 
     Args:
         block: The block, whose plain attributes models may ask for.
@@ -34,6 +34,10 @@ class PassesThrough(nn.Module):
         super().__init__()
         own = vars(self)
         vars(self).update({name: value for name, value in vars(block).items() if name not in own})
+
+
+class PassesThrough(StandsIn):
+    """A removed block: returns the hidden states that it gets."""
 
     def forward(self, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
         """Returns `[B, L, D]` as it is."""

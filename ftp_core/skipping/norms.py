@@ -52,7 +52,7 @@ def root_mean_square_norms(block: nn.Module) -> list[nn.Module]:
 
 def normed(norm: Any, states: MeasuredStates) -> Tensor:
     """What one of `root_mean_square_norms` returns for hidden states `[..., T, D]`."""
-    scaled: Tensor = states.hidden * states.inverse_root_mean_square(_epsilon(norm)) * norm.weight
+    scaled: Tensor = states.hidden * states.inverse_root_mean_square(epsilon_of(norm)) * norm.weight
     return scaled
 
 
@@ -69,7 +69,7 @@ def _is_root_mean_square_norm(part: nn.Module) -> bool:
 def _acts_as_one(part: nn.Module) -> bool:
     """Asks the part itself: names of classes do not tell Llama's norms from Gemma's, which add 1 to the weight."""
     weight = getattr(part, "weight", None)
-    if not isinstance(weight, Tensor) or weight.ndim != 1 or weight.is_meta or _epsilon(part) is None:
+    if not isinstance(weight, Tensor) or weight.ndim != 1 or weight.is_meta or epsilon_of(part) is None:
         return False
     if getattr(part, "bias", None) is not None:
         return False
@@ -84,5 +84,6 @@ def _acts_as_one(part: nn.Module) -> bool:
     return torch.allclose(answer.float(), expected.float(), rtol=tolerance, atol=largest)
 
 
-def _epsilon(part: nn.Module) -> Any:
+def epsilon_of(part: nn.Module) -> Any:
+    """What a norm adds to the mean square; None if it has no such setting."""
     return getattr(part, "variance_epsilon", getattr(part, "eps", None))

@@ -20,6 +20,7 @@ from ftp_core.baselines.mixture_of_depths import MixtureOfDepths
 from ftp_core.baselines.sanity_rows import RandomButLast
 from ftp_core.baselines.scored_prompt import ScoredPrompt
 from ftp_core.baselines.shortened_prompt import ShortenedPrompt
+from ftp_core.baselines.slicegpt import SliceGPT
 from ftp_core.baselines.testing import (
     CHECKS,
     Subject,
@@ -42,17 +43,22 @@ from tests.ftp_core.tiny_models import tiny
 # Half of a step, in operations of the prefill; a block is a sixth of them here.
 STEPS = {"shortgpt": 0.1, "blockpruner": 0.1, "laco": 0.2, "swiftkv": 0.1}
 OTHERS = ("gpt_neox", pytest.param("gemma2", marks=pytest.mark.slow))
-# The program's own settings would train for long.
+# The program's own settings would train for long, or take large steps in narrow models.
 BRIEF = DistillationConfig(steps=2, batch_size=4, evaluate_every=2, w_sparsity=0.0)
 QUICK: dict[str, Callable[[], Baseline]] = {
     # From the static router's decisions only large steps lead to others at once.
     "scored_prompt": lambda: ScoredPrompt(replace(BRIEF, lr=0.3)),
     "mixture_of_depths": lambda: MixtureOfDepths(BRIEF),
     "colt5": lambda: CoLT5(BRIEF, rank=3),
+    "slicegpt": lambda: SliceGPT(multiple=1),
 }
 # Where it depends on the prompt how many tokens run, operations are known on average.
 DEPEND_ON_TEXT = ("early_exit",)
-REFUSED = {("llm_pruner", "gpt_neox"): "needs a family with those of Llama"}
+REFUSED = {
+    ("llm_pruner", "gpt_neox"): "needs a family with those of Llama",
+    ("slicegpt", "gpt_neox"): "needs a family with those of Llama",
+    ("slicegpt", "gemma2"): "block 0 of this gemma2 model has others",
+}
 
 
 def deep(family: str = "llama") -> SkippingModel:

@@ -30,6 +30,8 @@ _HOMES = {
     "early_exit": "early_exit:EarlyExit",
     "mixture_of_depths": "mixture_of_depths:MixtureOfDepths",
     "colt5": "colt5:CoLT5",
+    "skipgpt": "skipgpt:SkipGPT",
+    "d_llm": "d_llm:DLLM",
 }
 _registered: dict[str, BaselineFactory] = {}
 

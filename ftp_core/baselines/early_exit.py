@@ -12,18 +12,23 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from ftp_core.baselines.fitting import Effort, check_halves, prompt_batches, threshold_of
+from ftp_core.baselines.fitting import (
+    Effort,
+    bisected,
+    check_halves,
+    flops_of_entries,
+    prompt_batches,
+    threshold_of,
+)
 from ftp_core.baselines.protocol import Budget, Sparsity
 from ftp_core.baselines.pruned import ScheduledModel
 from ftp_core.baselines.sanity_rows import last_tokens
-from ftp_core.cost.flops import FlopsCounter
 from ftp_core.errors import ModelError
 from ftp_core.routers import RoutingState
 from ftp_core.schedule import MAX_SPARSITY, BlockSparsity, SparsitySchedule
 from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.text.encoding import EncodedExample, PromptBatch
 
-_BISECTIONS = 12
 # Any from which the router is asked.
 _ASKED = 0.001
 
@@ -96,31 +101,25 @@ class EarlyExit:
         """See `Baseline`."""
         check_halves(model, self.name)
         effort, batches = Effort(model), prompt_batches(model, calibration)
-        counter, target = FlopsCounter(model), budget.target_flops(model)
-        dense = SparsitySchedule.uniform(0.0, model.n_blocks)
-        head = counter.count(dense, budget.batch, budget.length).head
 
-        def flops_of(shares: Sequence[float]) -> float:
-            blocks = enumerate(_entries(shares))
-            return head + sum(counter.of_block(i, entry, budget.batch, budget.length).total for i, entry in blocks)
-
-        threshold, shares = math.inf, [0.0] * model.n_blocks
-        nearest, low, high = abs(flops_of(shares) - target), 0.0, 12.0
-        for number in range(_BISECTIONS if nearest > 0 else 0):
-            exponent = (low + high) / 2
-            found = exit_shares(model, batches, threshold_of(exponent))
+        def exits(exponent: float) -> tuple[float, list[float]]:
             effort.tokens += sum(int(prompts.lengths.sum()) for prompts in batches)
-            left = flops_of(found)
-            if abs(left - target) < nearest:
-                nearest, threshold, shares = abs(left - target), threshold_of(exponent), found
-            low, high = (exponent, high) if left < target else (low, exponent)
-            on_step((number + 1) / _BISECTIONS)
+            return threshold_of(exponent), exit_shares(model, batches, threshold_of(exponent))
+
+        threshold, shares = bisected(
+            exits,
+            lambda found: flops_of_entries(model, _entries(found[1]), budget),
+            budget.target_flops(model),
+            (0.0, 12.0),
+            (math.inf, [0.0] * model.n_blocks),
+            on_step,
+        )
         on_step(1.0)
         return ScheduledModel(
             self.name,
             model,
             model,
-            asking(shares) if any(shares) else dense,
+            asking(shares) if any(shares) else SparsitySchedule.uniform(0.0, model.n_blocks),
             Sparsity(sum(shares) / len(shares), "of the blocks not run by prompt tokens"),
             effort.preparation(),
             ConfidenceRouter(threshold),

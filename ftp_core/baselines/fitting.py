@@ -19,7 +19,8 @@ from ftp_core.cost.flops import FlopsCounter
 from ftp_core.cost.process_memory import peak_bytes, reset_peak
 from ftp_core.errors import DataError, ModelError
 from ftp_core.quality.divergence import log_probabilities
-from ftp_core.schedule import MAX_SPARSITY, BlockSparsity
+from ftp_core.routers import Router
+from ftp_core.schedule import MAX_SPARSITY, BlockSparsity, SparsitySchedule
 from ftp_core.skipping.interception import BlockCall, BlockHandler
 from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.text.encoding import (
@@ -33,6 +34,7 @@ from ftp_core.text.encoding import (
 
 T = TypeVar("T")
 BATCH_SIZE = 8
+_BISECTIONS = 14
 
 
 class Effort:
@@ -118,6 +120,51 @@ def closest(options: Sequence[T], flops_of: Callable[[T], float], target: float)
     place = bisect_left(options, -target, key=lambda option: -flops_of(option))
     near = [options[0], *options[max(0, place - 1) : place + 1]]
     return min(near, key=lambda option: abs(flops_of(option) - target))
+
+
+def bisected(
+    outcome_of: Callable[[float], T],
+    flops_of: Callable[[T], float],
+    target: float,
+    bounds: tuple[float, float],
+    dense: T,
+    on_step: Callable[[float], None],
+) -> T:
+    """The outcome whose operations come closest to a target, of the dense one and those that bisection tries.
+
+    Args:
+        outcome_of: Gives the outcome of a number; its operations grow with that.
+        flops_of: Operations of an outcome.
+        target: Operations wanted.
+        bounds: Lowest and highest number.
+        dense: The outcome that saves nothing.
+        on_step: Called after each try with the share of them that is done.
+    """
+    nearest, (low, high) = dense, bounds
+    for number in range(_BISECTIONS if flops_of(dense) != target else 0):
+        middle = (low + high) / 2
+        found = outcome_of(middle)
+        nearest = min(nearest, found, key=lambda one: abs(flops_of(one) - target))
+        low, high = (middle, high) if flops_of(found) < target else (low, middle)
+        on_step((number + 1) / _BISECTIONS)
+    return nearest
+
+
+def flops_of_entries(
+    model: SkippingModel, entries: Sequence[BlockSparsity], budget: Budget, router: Router | None = None
+) -> float:
+    """Operations of the prefill that a budget is of, with blocks of any sparsities, those of a schedule or others.
+
+    Args:
+        model: The model.
+        entries: Sparsity of each block.
+        budget: The budget.
+        router: See `FlopsCounter.count`.
+    """
+    counter, dense = FlopsCounter(model), SparsitySchedule.uniform(0.0, model.n_blocks)
+    batch, length = budget.batch, budget.length
+    blocks = (counter.of_block(i, entry, batch, length, router=router).total for i, entry in enumerate(entries))
+    return counter.count(dense, batch, length).head + sum(blocks)
 
 
 def share_kept(n_kept: int, length: int) -> float:

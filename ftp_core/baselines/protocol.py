@@ -137,7 +137,7 @@ class Baseline(Protocol):
 
     @property
     def paper(self) -> str:
-        """Citation with the arXiv number; empty for what no paper proposes."""
+        """Citation with the number at arXiv, or else at OpenReview; empty for what no paper proposes."""
 
     @property
     def has_chance(self) -> bool:

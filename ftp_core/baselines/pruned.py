@@ -18,7 +18,7 @@ from ftp_core.cost.measure import Step
 from ftp_core.cost.memory import BlockHeads, kv_bytes
 from ftp_core.errors import ModelError
 from ftp_core.routers import Router, StaticRouter
-from ftp_core.schedule import BlockSparsity, SparsitySchedule
+from ftp_core.schedule import MAX_SPARSITY, BlockSparsity, SparsitySchedule
 from ftp_core.skipping.families import family_of
 from ftp_core.skipping.head import Head
 from ftp_core.skipping.pruned_forward import PrunedForward
@@ -43,8 +43,8 @@ class ScheduledModel:
         preparation: See `PrunedModel`.
         router: Its router.
         heads: Heads of each block, where they are not those of the configuration.
-        entries: Sparsities of each block to count operations by, of a prompt's length, where the router keeps other
-            numbers of tokens than the schedule says; None where it does not.
+        entries: Sparsities of each block to count operations and keys by, of a prompt's length, where the router keeps
+            other numbers of tokens than the schedule says; None where it does not.
     """
 
     name: str
@@ -97,11 +97,18 @@ class ScheduledModel:
         if self.entries is None:
             return counted.total
         blocks = enumerate(self.entries(length))
-        return counted.head + sum(counter.of_block(i, entry, batch, length, new_tokens).total for i, entry in blocks)
+        return counted.head + sum(
+            counter.of_block(i, entry, batch, length, new_tokens, self.router).total for i, entry in blocks
+        )
 
     def kv_bytes(self, batch: int, length: int, new_tokens: int = 0) -> int:
         """See `PrunedModel`."""
-        return kv_bytes(self.model, self.schedule, batch, length, new_tokens, self.heads)
+        held = self.schedule
+        if self.entries is not None:
+            entries = self.entries(length)
+            shares = [min(MAX_SPARSITY, entry.attention) for entry in entries]
+            held = SparsitySchedule.of_halves(shares, shares, [entry.keeps_kv for entry in entries])
+        return kv_bytes(self.model, held, batch, length, new_tokens, self.heads)
 
 
 def cached_step(

@@ -10,11 +10,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ftp_core.baselines.fitting import Effort, check_halves, closest, share_kept
+from ftp_core.baselines.fitting import Effort, check_halves, closest, flops_of_entries, share_kept
 from ftp_core.baselines.protocol import Budget, Sparsity
 from ftp_core.baselines.pruned import ScheduledModel
 from ftp_core.baselines.sanity_rows import last_tokens
-from ftp_core.cost.flops import FlopsCounter
 from ftp_core.routers import RoutingState
 from ftp_core.routers.state import n_protected
 from ftp_core.schedule import MAX_SPARSITY, BlockSparsity, SparsitySchedule, kept_count
@@ -66,12 +65,10 @@ class SwiftKV:
     ) -> ScheduledModel:
         """See `Baseline`; no example is looked at."""
         check_halves(model, self.name)
-        effort, counter = Effort(model), FlopsCounter(model)
-        head = counter.count(SparsitySchedule.uniform(0.0, model.n_blocks), budget.batch, budget.length).head
+        effort = Effort(model)
 
         def flops_of(last: int) -> float:
-            entries = enumerate(_entries(model, last, budget.length))
-            return head + sum(counter.of_block(i, entry, budget.batch, budget.length).total for i, entry in entries)
+            return flops_of_entries(model, _entries(model, last, budget.length), budget)
 
         last = closest(range(model.n_blocks - 1, -1, -1), flops_of, budget.target_flops(model))
         shares = [0.0 if index <= last else MAX_SPARSITY for index in range(model.n_blocks)]

@@ -96,7 +96,8 @@ def check_description(subject: Subject) -> None:
     baseline, pruned = subject.baseline, subject.fitted(SHARES[1])
     assert re.fullmatch(r"[\w.-]{1,64}", baseline.name), f"a method cannot be called {baseline.name!r}"
     assert pruned.name == baseline.name, f"the model calls itself {pruned.name!r}, the method {baseline.name!r}"
-    assert not baseline.paper or re.search(r"arXiv \d{4}\.\d{4,5}", baseline.paper), "the paper has no arXiv number"
+    number = r"arXiv \d{4}\.\d{4,5}|OpenReview \w{8,}"
+    assert not baseline.paper or re.search(number, baseline.paper), "the paper has no number at arXiv or OpenReview"
     assert pruned.dense is subject.model, "it does not name the dense model that it was made from"
     assert pruned.sparsity.unit, "the sparsity has no unit"
     assert str(pruned.sparsity)

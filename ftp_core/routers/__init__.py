@@ -15,6 +15,7 @@ from ftp_core.routers.files import (
     router_to_bytes,
 )
 from ftp_core.routers.fixed import RandomRouter, StaticRouter
+from ftp_core.routers.gates import GateRouter
 from ftp_core.routers.one_pass import OnePassRouter
 from ftp_core.routers.protocol import Router
 from ftp_core.routers.scoring import DEFAULT_WINDOW, FEATURES, FEATURES_OF_HALVES, DynamicRouter, ScoringRouter
@@ -26,6 +27,7 @@ __all__ = [
     "FEATURES_OF_HALVES",
     "DecodeState",
     "DynamicRouter",
+    "GateRouter",
     "HiddenRouter",
     "LocalRouter",
     "OnePassRouter",

@@ -100,7 +100,7 @@ class ScoringRouter(nn.Module):
 
     def select(self, scores_BL: Tensor, sparsity: float, state: RoutingState) -> Tensor:
         """The decision of `keep` on given scores, bool `[B, L]`."""
-        if self.thresholds is None:
+        if self.keeps_budget:
             return highest(scores_BL, sparsity, state)
         above_BL = (scores_BL > self._threshold(state)) & state.real
         best_B1 = scores_BL.masked_fill(~state.real, -torch.inf).argmax(1, keepdim=True)

@@ -29,7 +29,7 @@ from ftp_core.errors import CoreError
 from ftp_core.loading.allocator import return_freed_memory
 from ftp_core.loading.identity import model_identity
 from ftp_core.quality.quality import QualitySet
-from ftp_core.routers import FEATURES, FEATURES_OF_HALVES, DynamicRouter, ScoringRouter, router_to_bytes
+from ftp_core.routers import FEATURES, FEATURES_OF_HALVES, DynamicRouter, GateRouter, ScoringRouter, router_to_bytes
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.prefixes import PrefixStore
 from ftp_core.skipping.skipping_model import SkippingModel
@@ -51,7 +51,7 @@ class Distillation:
     """A distilled router and how it came about.
 
     Attributes:
-        router: The router with the lowest held-out KL of the run.
+        router: The router with the lowest held-out KL of the run; the last one if it is a `GateRouter`.
         curves: "step", "loss", "guide", "sparsity", "distill", one entry a step; "held_out_step" (steps done; 0 is
             the static router's decisions, if considered, or else the router as given) with "held_out_kl".
         seconds: Training time, over all runs if it was resumed.
@@ -91,7 +91,7 @@ def distill(
     scores, p = sigmoid(z) and s_i the schedule (formulas and sources in `ftp_core.training.losses`):
 
     - guide: mean over tokens of -[y log p + (1 - y) log(1 - p)], y the static router's decision; its weight decays;
-    - sparsity: mean over blocks of max(0, s_i - mean_j(1 - p_ij))^2;
+    - sparsity: mean over blocks of max(0, s_i - mean_j(1 - p_ij))^2, or the `budget_loss` of a `GateRouter`;
     - distillation: T^2 KL(dense || pruned) at temperature T, over the completion's tokens.
 
     Gradients reach the router through the gates of its hard decisions, straight through (`ftp_core.training.gated`).
@@ -119,7 +119,8 @@ def distill(
             None to go on.
 
     Returns:
-        The router with the lowest held-out KL; the static router's decisions, if none was lower.
+        The router with the lowest held-out KL; the static router's decisions, if none was lower. Of a `GateRouter` the
+        last state, as each one skips another share of tokens.
 
     Raises:
         ScheduleError: A schedule has another number of blocks than the model, or a value outside the range.
@@ -325,7 +326,8 @@ class _Run:
         else:
             self.progress.skip_evaluation()
         self.state.add(held_out_step=self.state.step, held_out_kl=kl)
-        if kl < self.state.best_kl:
+        # Gates with one budget skip another share of tokens in each state, so that a lower KL says nothing.
+        if kl < self.state.best_kl or isinstance(candidate, GateRouter):
             self.state.best_kl, self.best = kl, candidate
         return_freed_memory()
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ftp_core.routers import RoutingState, ScoringRouter, StaticRouter
+from ftp_core.routers import GateRouter, RoutingState, ScoringRouter, StaticRouter
 from ftp_core.routers.protocol import needs_hidden
 from ftp_core.routers.state import Half
 from ftp_core.schedule import SparsitySchedule
@@ -67,6 +68,8 @@ class _GatedPass:
     checkpoints: bool
     guides: list[Tensor] = field(default_factory=list)
     sparsities: list[Tensor] = field(default_factory=list)
+    gates: list[Tensor] = field(default_factory=list)
+    asked: list[float] = field(default_factory=list)
 
     def __call__(self, index: int, call: BlockCall) -> Tensor:
         """Hidden states behind block `index` `[B, L, D]`, as if closed gates had kept their tokens out."""
@@ -117,13 +120,17 @@ class _GatedPass:
             protected_BL = state.protected(sparsity)
             if protected_BL is not None:
                 decided_BL = decided_BL & ~protected_BL
-            soft_BL = soft_decision(scores_BL, keep_BL, decided_BL)
+            is_gate = isinstance(self.router, GateRouter)
+            soft_BL = scores_BL.sigmoid() if is_gate else soft_decision(scores_BL, keep_BL, decided_BL)
             # Straight-through: the hard decision forwards, the soft one's gradient backwards.
             gate_BL = torch.where(decided_BL, keep_BL.to(soft_BL.dtype) + soft_BL - soft_BL.detach(), gate_BL)
             self.guides.append(guide_loss(scores_BL, StaticRouter().keep(sparsity, state), decided_BL))
             # Protected tokens are kept for sure.
             sure_BL = scores_BL if protected_BL is None else scores_BL.masked_fill(protected_BL, torch.inf)
             self.sparsities.append(sparsity_loss(sure_BL, sparsity, state.real, self.symmetric))
+            if is_gate:
+                self.gates.append(gate_BL)
+                self.asked.append(sparsity)
         state.half = "block"
         return _Decision(keep_BL, gate_BL)
 
@@ -150,7 +157,8 @@ def gated_forward(
 
     Returns:
         Final hidden states from which the completions' tokens are predicted `[T, D]`, row by row; guide loss; sparsity
-        loss. The losses are means over what skips: blocks, or halves of them where the schedule tells these apart.
+        loss. The losses are means over what skips: blocks, or halves of them where the schedule tells these apart. The
+        sparsity loss of a `GateRouter` is that of its budget.
     """
     state = RoutingState.padded_right(batch.prompt_lengths, batch.ids.shape[1], model.keep_first)
     handler = _GatedPass(model, router, schedule, state, symmetric_sparsity, gradient_checkpointing)
@@ -162,6 +170,8 @@ def gated_forward(
     hidden_BLD = model.run(handle, batch.ids, batch.text_lengths, use_cache=False).to(model.device)
     zero = torch.zeros((), device=hidden_BLD.device)
     guide, sparsity = (torch.stack(of).mean() if of else zero for of in (handler.guides, handler.sparsities))
+    if isinstance(router, GateRouter) and handler.gates:
+        sparsity = router.budget_loss(torch.stack(handler.gates)[:, state.real], fmean(handler.asked))
     # By numbers, which fake tensors know (`ftp_core.training.memory`).
     predicts_T = batch.predicts.flatten().nonzero()[:, 0]
     return hidden_BLD.flatten(0, 1)[predicts_T], guide, sparsity

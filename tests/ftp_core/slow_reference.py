@@ -143,12 +143,13 @@ def slow_logits(
     completion: list[int],
     schedule: SparsitySchedule,
     router: Router,
+    keep_first: int = 0,
 ) -> tuple[Tensor, list[Tensor]]:
     """Logits of all tokens of a row `[T, V]`, and which tokens of the prompt ran each block."""
     family = family_of(model.config)
     n_prompt, total = len(prompt), len(prompt) + len(completion)
     ids = torch.tensor([prompt + completion])
-    state = RoutingState.padded_right(torch.tensor([n_prompt]), n_prompt)
+    state = RoutingState.padded_right(torch.tensor([n_prompt]), n_prompt, keep_first)
     distance = torch.arange(total)[:, None] - torch.arange(total)
     kept: list[Tensor] = []
 

@@ -16,10 +16,12 @@ from transformers import PreTrainedModel
 
 from ftp_core.baselines import Baseline, Budget, ScheduledModel, baseline, baseline_names, register_baseline
 from ftp_core.baselines.colt5 import CoLT5
+from ftp_core.baselines.d_llm import DLLM
 from ftp_core.baselines.mixture_of_depths import MixtureOfDepths
 from ftp_core.baselines.sanity_rows import RandomButLast
 from ftp_core.baselines.scored_prompt import ScoredPrompt
 from ftp_core.baselines.shortened_prompt import ShortenedPrompt
+from ftp_core.baselines.skipgpt import SkipGPT
 from ftp_core.baselines.slicegpt import SliceGPT
 from ftp_core.baselines.testing import (
     CHECKS,
@@ -51,9 +53,11 @@ QUICK: dict[str, Callable[[], Baseline]] = {
     "mixture_of_depths": lambda: MixtureOfDepths(BRIEF),
     "colt5": lambda: CoLT5(BRIEF, rank=3),
     "slicegpt": lambda: SliceGPT(multiple=1),
+    "skipgpt": lambda: SkipGPT(BRIEF),
+    "d_llm": lambda: DLLM(BRIEF),
 }
 # Where it depends on the prompt how many tokens run, operations are known on average.
-DEPEND_ON_TEXT = ("early_exit",)
+DEPEND_ON_TEXT = ("early_exit", "skipgpt", "d_llm")
 REFUSED = {
     ("llm_pruner", "gpt_neox"): "needs a family with those of Llama",
     ("slicegpt", "gpt_neox"): "needs a family with those of Llama",

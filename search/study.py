@@ -60,7 +60,7 @@ class Study(LoadedStudy):
         return self._data().verdict
 
     def plot_front(self, x: str | None = None, y: str | None = None) -> go.Figure:
-        """Draws the trials and their front against two quantities, and what was measured on test items, others as well.
+        """Draws the trials and their front against two quantities, and what was measured of them and of other methods.
 
         Args:
             x: Name of the quantity across, such as "latency_ms" or "overall_sparsity"; None for the cost that was

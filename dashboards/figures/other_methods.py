@@ -21,6 +21,8 @@ _SIZE = 11
 # Six rows, and four; the legend scrolls beyond, so that a phone keeps the plot.
 _MOST_LEGEND_PX, _LEAST_LEGEND_PX = 190, 130
 _MORE_PX = 120
+# Plotly's own are 1000.
+_LAST = 1001
 
 
 def drawable_points(points: Sequence[MethodPoint], dense: Measurement | None, x: str, y: str) -> list[MethodPoint]:
@@ -63,6 +65,8 @@ def add_other_methods(
             error_y=error_bars(ranges) if whiskers else None,
             mode="markers",
             name="ours, compared" if name == OURS else plain_text(name),
+            # Behind the study's own.
+            legendrank=_LAST,
             marker={"color": colour, "symbol": symbol, "size": _SIZE},
             # They are no trials.
             customdata=[None] * len(own),

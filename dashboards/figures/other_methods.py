@@ -14,8 +14,9 @@ from studies import Measurement
 from studies.records.compared import OURS
 from studies.records.objectives import objective
 
-# Colours that no variant has; there are more methods than symbols that can be told apart.
-_COLOURS = ("#AA4499", "#661100")
+# Colours that no variant has, for white pages and dark ones, where reports leave them as they are. There are more
+# methods than symbols that can be told apart.
+_COLOURS = ("#AA4499", "#8C6D31")
 _SYMBOLS = ("cross", "x", "pentagon", "hexagon", "triangle-left", "triangle-right", "star-diamond", "star-triangle-up")
 _SIZE = 11
 # Six rows, and four; the legend scrolls beyond, so that a phone keeps the plot.
@@ -52,8 +53,7 @@ def add_other_methods(
     """
     marks = {OURS: (VARIANT_COLOURS["static"], "hexagram")}
     for place, name in enumerate(sorted({one.method for one in points} - {OURS})):
-        turn, symbol = divmod(place, len(_SYMBOLS))
-        marks[name] = _COLOURS[turn % len(_COLOURS)], _SYMBOLS[symbol]
+        marks[name] = _COLOURS[place // len(_SYMBOLS) % len(_COLOURS)], _SYMBOLS[place % len(_SYMBOLS)]
     for name, (colour, symbol) in marks.items():
         own = [one for one in points if one.method == name]
         if not own:

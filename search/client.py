@@ -198,6 +198,28 @@ class Client:
         """What other methods came to on the study's test items, judged against its own schedules."""
         return list(self._json("GET", f"{_study(name)}/comparison")["items"])
 
+    def compare(
+        self,
+        name: str,
+        methods: Sequence[str] | None = None,
+        budgets: Sequence[float] | None = None,
+        match: str = "latency",
+        seeds: int | None = None,
+    ) -> dict[str, Any]:
+        """Queues a finished study for other methods to be compared with its schedules; see `comparison` for the rows.
+
+        Args:
+            name: Name of the study.
+            methods: Names of methods; None for all.
+            budgets: Shares of the dense model's time, or operations, to save; None for what the selected schedule
+                saves.
+            match: What is alike: `latency` or `flops`.
+            seeds: Seeds of each method with chance; None for the service's default.
+        """
+        asked = {"methods": methods, "budgets": budgets, "match": match, "seeds": seeds}
+        given = {key: value for key, value in asked.items() if value is not None}
+        return self._json("POST", f"{_study(name)}/comparison", json=given)
+
     def front(self, name: str) -> list[dict[str, Any]]:
         """The non-dominated trials."""
         return list(self._json("GET", f"{_study(name)}/front")["items"])

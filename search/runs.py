@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from search.comparison.plan import comparison_plan
 from search.config.file import PATHS, anchored
 from search.config.labels import checked_labels
 from search.config.run_config import DEFAULT_STORAGE, RESUMABLE, RunConfig
@@ -205,8 +206,6 @@ def compare(
         raise ConfigError(
             f"{unknown[0]} is none of what compare takes: expected some of {', '.join(COMPARE_SETTINGS)}."
         )
-    from search.comparison.plan import comparison_plan
-
     with StudyStore(storage, create=False) as store:
         study = store.studies.get(name)
         named, shares = (None if given is None else ",".join(map(str, given)) for given in (methods, budgets))

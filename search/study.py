@@ -60,7 +60,7 @@ class Study(LoadedStudy):
         return self._data().verdict
 
     def plot_front(self, x: str | None = None, y: str | None = None) -> go.Figure:
-        """Draws the trials and their front against two quantities, and what was measured on test items.
+        """Draws the trials and their front against two quantities, and what was measured of them and of other methods.
 
         Args:
             x: Name of the quantity across, such as "latency_ms" or "overall_sparsity"; None for the cost that was
@@ -68,8 +68,15 @@ class Study(LoadedStudy):
             y: Name of the quantity upwards, such as "kl" or "accuracy"; None for KL.
         """
         tested = [m for m in self._store.results.measurements(self.name) if m.split == "test"]
-        selected = self.record.chosen_trial
-        return figures.front_figure(self._found(), x, y, selected=selected, measurements=tested, standalone=True)
+        return figures.front_figure(
+            self._found(),
+            x,
+            y,
+            selected=self.record.chosen_trial,
+            measurements=tested,
+            compared=self._store.comparisons.of(self.name),
+            standalone=True,
+        )
 
     def plot_schedules(self) -> go.Figure:
         """Draws the schedules of the front, block by block; the selected one is marked."""
@@ -94,7 +101,9 @@ class Study(LoadedStudy):
     def plot_measurements(self) -> go.Figure:
         """Draws quality against cost of every point that was measured on test items."""
         data = self._data()
-        return figures.measurements_figure(data.results, data.selected, data.cost.name, data.titles, data.chance)
+        return figures.measurements_figure(
+            data.results, data.selected, data.cost.name, data.titles, data.chance, data.compared
+        )
 
     def plot_comparison(self) -> go.Figure:
         """Draws KL, accuracy and latency of dense, uniform, static, dynamic and refined on test items."""

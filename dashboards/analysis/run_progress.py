@@ -13,12 +13,14 @@ from studies.records.records import StageRecord
 from studies.service.service_store import ServiceStore
 from studies.service.submissions import RunState
 
-# Kinds of stages whose figures count steps, each with the setting of how many there are at most, and what they are.
+# Kinds of stages whose figures count steps, each with the setting or figure of how many there are at most, and what
+# they are.
 _STEPS = {
     "search": ("trials", "trials"),
     "refine": ("refine_trials", "trials"),
     "tune": ("router_trials", "trials"),
     "distill": ("router_steps", "steps"),
+    "compare": ("rows", "rows"),
 }
 
 
@@ -81,10 +83,11 @@ def run_progress(
     """
     known = RunProgress(state, stage=stage, **others)
     setting, unit = _STEPS.get((stage or "").partition("-")[0], ("", ""))
-    most, step = config.get(setting), last_figures.get("step")
+    figures, step = last_figures.get("figures", {}), last_figures.get("step")
+    most = config.get(setting, figures.get(setting))
     if last_figures.get("stage") != stage or not isinstance(step, int) or not isinstance(most, int):
         return known
-    pace = last_figures.get("figures", {}).get("trials_per_s")
+    pace = figures.get("trials_per_s")
     is_timed = unit == "trials" and isinstance(pace, (int, float)) and pace > 0
     left_s = max(0, most - step) / pace if is_timed else None
     return RunProgress(state, stage=stage, step=step, steps=most, unit=unit, left_s=left_s, **others)

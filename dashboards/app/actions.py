@@ -51,8 +51,12 @@ class Actions:
     export: Callable[[str, int], Mapping[str, Any]]  # the schedule of a trial with its settings, as plain values
     # A prompt under a trial's schedule, by its text and most new tokens, for `dashboards.report.prompts.own_prompt`.
     prompt: Callable[[str, int, str, int], Mapping[str, Any]]
+    # Other methods, by name, beside a finished study's schedules: shares to save, which commas separate, and what is
+    # alike, "latency" or "flops".
+    compare: Callable[[str, Sequence[str], str, str], None]
     # Values of the form for the settings of a study that are no defaults: true or false, or text.
     filled: Callable[[str], Mapping[str, Any]]
+    methods: tuple[str, ...] = ()  # names of all other methods
     fields: tuple[FormField, ...] = ()  # fields of the form; the study's name is not among them
     groups: Mapping[str, str] = field(default_factory=dict)  # what the fields below each heading are about
     offered: Callable[[], Mapping[str, Sequence[str]]] = dict  # some of the possible values, by field

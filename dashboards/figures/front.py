@@ -10,6 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from dashboards.analysis.axes import OFFERED, Axis, Floats
+from dashboards.analysis.other_methods import method_points
 from dashboards.analysis.records import NAMED_VARIANTS, row_title
 from dashboards.analysis.trials import Found, Places
 from dashboards.figures.appearance import (
@@ -28,6 +29,7 @@ from dashboards.figures.appearance import (
     variant_marker,
 )
 from dashboards.figures.marks import hover, made_from
+from dashboards.figures.other_methods import add_other_methods, drawable_points, with_room
 from dashboards.figures.trial_points import (
     better,
     lower_places,
@@ -40,6 +42,7 @@ from dashboards.figures.trial_points import (
     within,
 )
 from studies import Measurement, TrialState
+from studies.records.compared import Compared
 from studies.records.objectives import COSTS, objective
 from studies.records.trial_columns import STATES
 
@@ -61,6 +64,7 @@ def front_figure(
     selected: int | None = None,
     chosen: int | None = None,
     measurements: Sequence[Measurement] = (),
+    compared: Sequence[Compared] = (),
     x_range: tuple[float, float] | None = None,
     y_range: tuple[float, float] | None = None,
     standalone: bool = False,
@@ -78,6 +82,7 @@ def front_figure(
         selected: Number of the trial to ring.
         chosen: Number of the trial that the study selected, to be marked like dense and uniform ones on a page.
         measurements: Results on test items, drawn over the trials as far as they know both quantities.
+        compared: Other methods, drawn over them as far as they know both for the prefill of the measurements.
         x_range: Part of the horizontal axis that is looked at, in stored units, for which points are chosen anew; None
             for all of it.
         y_range: Part of the vertical axis, likewise.
@@ -96,7 +101,9 @@ def front_figure(
         return empty_figure(title, "No trial has finished yet." if not len(found) else "No trial knows both of these.")
     front = found.front(x, y)
     # On test items a KL may be higher than any that the search saw.
-    tested = [m.kl for m in measurements if m.variant in NAMED_VARIANTS]
+    dense = next((m for m in measurements if m.variant == "dense"), None)
+    others = drawable_points(method_points(compared), dense, x, y)
+    tested = [*(m.kl for m in measurements if m.variant in NAMED_VARIANTS), *(one.kl for one in others)]
     scale = _scale(found, x, y, np.concatenate([comparable, hollow]), tested)
     floor = None if scale is None else scale.floor
     drawn, hollow = (found.representatives(x, y, places, x_range, y_range, floor) for places in (comparable, hollow))
@@ -153,6 +160,7 @@ def front_figure(
     )
     if not standalone:
         _add_references(figure, found, chosen, across, upwards, scale)
+    add_other_methods(figure, others, dense, x, y, scale)
     _add_measured(figure, found, measurements, across, upwards, scale)
     set_titles(figure, across, upwards)
     if scale is not None:
@@ -175,7 +183,8 @@ def front_figure(
             *_drawn(found, len(comparable), len(np.union1d(drawn, front)), len(hollow), n_lower),
         ]
     )
-    return styled(figure, title, subtitle, height=FRONT_PX).update_layout(margin_b=110, uirevision=f"{x} {y}")
+    styled(figure, title, subtitle, height=FRONT_PX).update_layout(margin_b=110, uirevision=f"{x} {y}")
+    return with_room(figure, grows=standalone) if others else figure
 
 
 def ring_position(found: Found, x: str, y: str, selected: int | None) -> tuple[list[float], list[float]]:

@@ -34,9 +34,14 @@ def kl_range(m: Measurement) -> Range:
     return low, m.kl, high
 
 
-def kl_scale(measurements: Sequence[Measurement]) -> LogScale | None:
-    """The logarithmic axis of KL, which ends with its whiskers; None where a linear one serves better."""
-    ranges = [kl_range(m) for m in measurements]
+def kl_scale(measurements: Sequence[Measurement], others: Sequence[Range] = ()) -> LogScale | None:
+    """The logarithmic axis of KL, which ends with its whiskers; None where a linear one serves better.
+
+    Args:
+        measurements: Measurements that are drawn.
+        others: Ranges of what is drawn beside them.
+    """
+    ranges = [*map(kl_range, measurements), *others]
     return LogScale.of([kl for _, kl, _ in ranges], [end for low, _, high in ranges for end in (low, high)])
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import plotly.graph_objects as go
 
+from dashboards.analysis.other_methods import method_points
 from dashboards.analysis.records import VARIANT_TITLES, measured_cost
 from dashboards.figures.appearance import (
     INK,
@@ -32,8 +33,10 @@ from dashboards.figures.marks import (
     latency_range,
     shown_range,
 )
+from dashboards.figures.other_methods import add_other_methods, drawable_points, quality_range, with_room
 from studies import Measurement
 from studies.pareto import dominations
+from studies.records.compared import Compared
 from studies.records.objectives import DEFAULT_COST, objective
 
 # How near to guessing accuracies have to come for its line to be worth the room.
@@ -51,6 +54,7 @@ def measurements_figure(
     cost: str = DEFAULT_COST,
     titles: Mapping[str, str] = VARIANT_TITLES,
     chance: float | None = None,
+    compared: Sequence[Compared] = (),
 ) -> go.Figure:
     """Draws accuracy against a cost, one trace a variant; KL in place of accuracy where data has no choices.
 
@@ -63,6 +67,7 @@ def measurements_figure(
         cost: Name of the cost to show; measured latency where a measurement does not know it.
         titles: Title of each variant.
         chance: Accuracy of guessing, which gets a line where points come near it; None where it is not known.
+        compared: Other methods, drawn as far as they were timed on the same prefill.
     """
     if any(measured_cost(m, cost) is None for m in measurements):
         cost = DEFAULT_COST
@@ -71,7 +76,11 @@ def measurements_figure(
     if not measurements:
         return empty_figure(f"Accuracy against {title}", "Nothing has been measured yet.")
     by_accuracy = all_have_accuracy(measurements)
-    scale = None if by_accuracy else kl_scale(measurements)
+    y = "accuracy" if by_accuracy else "kl"
+    dense = next((m for m in measurements if m.variant == "dense"), None)
+    others = drawable_points(method_points(compared), dense, cost, y)
+    beside = [quality_range(one, y) for one in others]
+    scale = None if by_accuracy else kl_scale(measurements, beside)
 
     def cost_of(m: Measurement) -> float:
         return objective(cost).shown(measured_cost(m, cost) or 0.0)
@@ -112,22 +121,25 @@ def measurements_figure(
                 hoverinfo="text",
                 meta=INKED if variant == "dense" else None,
             )
+    add_other_methods(figure, others, dense, cost, y, scale, whiskers=True)
     if selected is not None:
-        x, y, costs = cost_of(selected), quality(selected)[1], list(map(cost_of, measurements))
-        figure.add_trace(ring([x], [y], "selected", 24))
-        to_the_right = x <= min(costs) + 0.6 * (max(costs) - min(costs))
+        across, upwards, costs = cost_of(selected), quality(selected)[1], list(map(cost_of, measurements))
+        figure.add_trace(ring([across], [upwards], "selected", 24))
+        to_the_right = across <= min(costs) + 0.6 * (max(costs) - min(costs))
         # Plotly wants the logarithm of a place on such an axis.
-        _add_label(figure, selected, x, y if scale is None else math.log10(y), to_the_right, below=by_accuracy)
+        height = upwards if scale is None else math.log10(upwards)
+        _add_label(figure, selected, across, height, to_the_right, below=by_accuracy)
     figure.update_xaxes(title=f"{title}, {objective(cost).unit} (lower is better)")
     if by_accuracy:
         figure.update_yaxes(title="accuracy (higher is better)", tickformat=".0%")
-        if chance is not None and min(accuracy_range(m)[0] for m in measurements) <= chance + _NEAR_CHANCE:
+        least = min(low for low, _, _ in [*map(accuracy_range, measurements), *beside])
+        if chance is not None and least <= chance + _NEAR_CHANCE:
             dotted = {"dash": "dot", "width": 1.5}
             figure.add_hline(chance, line=dotted, annotation_text=f"chance, {chance:.1%}", annotation_showarrow=False)
     else:
         figure.update_yaxes(title="KL to dense, nats per token<br>(lower is better)")
         if scale is None:
-            top = max(kl_range(m)[2] for m in measurements)
+            top = max(high for _, _, high in [*map(kl_range, measurements), *beside])
             # A little below 0, or marks there would be cut in half; "400μ" is read by few.
             figure.update_yaxes(range=[-0.06 * top, 1.06 * top] if top > 0 else [-0.06, 1.0], tickformat="~g")
         else:
@@ -136,8 +148,9 @@ def measurements_figure(
     known = by_accuracy or any(m.kl_low is not None for m in measurements)
     whiskers = (["95% interval"] if known else []) + (["quartiles"] if is_timed else [])
     note = "" if scale is None or not scale.note else f"<br>{scale.note}"
-    subtitle, upwards = conditions(measurements, whiskers, is_timed), "Accuracy" if by_accuracy else "KL"
-    return styled(figure, f"{upwards} against {title}", subtitle + note, height=560).update_layout(margin_b=110)
+    subtitle, of = conditions(measurements, whiskers, is_timed), "Accuracy" if by_accuracy else "KL"
+    styled(figure, f"{of} against {title}", subtitle + note, height=560).update_layout(margin_b=110)
+    return with_room(figure) if others else figure
 
 
 def measured_front(measurements: Sequence[Measurement], cost: str = DEFAULT_COST) -> list[Measurement]:

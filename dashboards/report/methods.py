@@ -7,6 +7,7 @@ from itertools import groupby
 
 import numpy as np
 
+from dashboards.analysis.other_methods import MethodPoint, method_points, target_title
 from dashboards.analysis.tables import (
     UNKNOWN,
     Cell,
@@ -50,30 +51,22 @@ def methods_tables(rows: Sequence[Compared]) -> list[tuple[str, Table]]:
     """A title and a table for each target, ours first and the others by KL; empty where nothing was compared."""
     ordered = sorted(latest(rows), key=lambda one: (one.match, one.target))
     tables = []
-    for (match, target), group in groupby(ordered, key=lambda one: (one.match, one.target)):
-        by_method: dict[str, list[Compared]] = {}
-        for one in group:
-            by_method.setdefault(one.method, []).append(one)
-        ours = [one.model for one in by_method.get(OURS, []) if one.model is not None]
-        made = {name: models for name, own in by_method.items() if (models := [m.model for m in own if m.model])}
-        names = sorted(made, key=lambda name: (name != OURS, float(np.mean([model.kl for model in made[name]]))))
-        shown = [_row(name, made[name], ours[0] if ours else None) for name in names]
-        refused = [
-            Row((Cell(name, own[0].refused), *(UNKNOWN,) * (len(_COLUMNS) - 1)))
-            for name, own in by_method.items()
-            if name not in made
-        ]
-        saved = "time" if match == "latency" else "operations"
-        tables.append((f"{target:.0%} less {saved} for a prefill", Table(_COLUMNS, (*shown, *refused), _READING)))
+    for _, group in groupby(ordered, key=lambda one: (one.match, one.target)):
+        own = list(group)
+        made = sorted(method_points(own), key=lambda one: (one.method != OURS, one.kl))
+        ours = next((one.first for one in made if one.method == OURS), None)
+        names = {one.method for one in made}
+        refused = {one.method: one.refused for one in own if one.method not in names}
+        shown = [_row(one, ours) for one in made]
+        shown += [Row((Cell(name, why), *(UNKNOWN,) * (len(_COLUMNS) - 1))) for name, why in refused.items()]
+        tables.append((target_title(own[0].match, own[0].target), Table(_COLUMNS, tuple(shown), _READING)))
     return tables
 
 
-def _row(name: str, models: Sequence[ComparedModel], ours: ComparedModel | None) -> Row:
+def _row(one: MethodPoint, ours: ComparedModel | None) -> Row:
     """A row of one method's models with all its seeds."""
-    first = models[0]
-    item_kl = np.mean([one.item_kl for one in models], 0).tolist()
-    kl = float(np.mean([one.kl for one in models]))
-    accuracies = [one.accuracy for one in models if one.accuracy is not None]
+    first, name = one.first, one.method
+    item_kl = np.mean([model.item_kl for model in one.models], 0).tolist()
     against_kl = against_accuracy = UNKNOWN
     if ours is not None and name != OURS:
         judged = paired_kl(item_kl, ours.item_kl, ours.item_tokens)
@@ -83,21 +76,18 @@ def _row(name: str, models: Sequence[ComparedModel], ours: ComparedModel | None)
         if right is not None:
             counts = f"{right.first_only} won, {right.second_only} lost, p = {right.p_value:.2g}"
             against_accuracy = Cell(right.judgement, counts)
-    speed = _ends(first.speedup_low, first.speedup_high)
-    ends = [_ends(one.accuracy_low, one.accuracy_high) for one in models]
-    known = [one for one in ends if one is not None]
-    answered = bracketed((min(low for low, _ in known), max(high for _, high in known)) if known else None, ".1%")
+    answered = bracketed(one.accuracy_interval, ".1%")
     trained = f"{first.trained_parameters:,} parameters trained, " if first.trained_parameters else ""
     return Row(
         (
-            Cell(name, "" if len(models) == 1 else counted(len(models), "seed")),
-            Cell(f"{first.speedup:.2f}×", bracketed(speed, ".2f"), _tone(first)),
+            Cell(name, "" if len(one.models) == 1 else counted(len(one.models), "seed")),
+            Cell(f"{first.speedup:.2f}×", bracketed(one.speedup_interval, ".2f"), _tone(first)),
             Cell(f"{first.flops_saved:.1%}"),
-            Cell(kl_text(kl), bracketed((min(m.kl_low for m in models), max(m.kl_high for m in models)), ".4f")),
+            Cell(kl_text(one.kl), bracketed(one.kl_interval, ".4f")),
             against_kl,
-            UNKNOWN if not accuracies else Cell(f"{np.mean(accuracies):.1%}", answered),
+            UNKNOWN if one.accuracy is None else Cell(f"{one.accuracy:.1%}", answered),
             against_accuracy,
-            Cell(perplexity_text(float(np.mean([one.perplexity for one in models])))),
+            Cell(perplexity_text(one.perplexity)),
             UNKNOWN if first.tokens_per_second is None else Cell(f"{first.tokens_per_second:.1f}"),
             Cell(f"{first.n_parameters / 1e6:.1f} M"),
             Cell(f"{first.kv_bytes / 2**20:.2f} MiB"),
@@ -106,10 +96,6 @@ def _row(name: str, models: Sequence[ComparedModel], ours: ComparedModel | None)
         ),
         marked=name == OURS,
     )
-
-
-def _ends(low: float | None, high: float | None) -> tuple[float, float] | None:
-    return None if low is None or high is None else (low, high)
 
 
 def _tone(one: ComparedModel) -> Tone:

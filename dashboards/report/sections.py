@@ -29,6 +29,12 @@ _WAYS = {
 }
 
 
+_OTHERS = (
+    " Other methods, a mark for each, ran the same items; on an axis of latency they stand by their speed-up, measured "
+    "in turns with the dense model. A click on a name in the legend hides or shows it."
+)
+
+
 @dataclass(frozen=True)
 class Section:
     """A figure with how to read it."""
@@ -49,8 +55,9 @@ def measured_sections(data: ReportData) -> list[Section]:
             "Each point is a schedule with a router, run for real on data that neither search nor training nor "
             "selection saw. Further left is cheaper; the line joins the non-dominated points, dominated ones are "
             "hollow: another is as good in both and better in one. Whiskers show the quartiles of what was timed and "
-            "the 95% interval of quality: points whose whiskers overlap are hardly told apart by this many items.",
-            measurements_figure(data.results, data.selected, data.cost.name, data.titles, data.chance),
+            "the 95% interval of quality: points whose whiskers overlap are hardly told apart by this many items."
+            + (_OTHERS if any(one.model is not None for one in data.compared) else ""),
+            measurements_figure(data.results, data.selected, data.cost.name, data.titles, data.chance, data.compared),
         ),
         Section(
             "Who decides which tokens skip",

@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from importlib import import_module
+from typing import TYPE_CHECKING
 
-from ftp_core.baselines.protocol import Baseline
 from ftp_core.errors import CoreError
 
-BaselineFactory = Callable[[], Baseline]
+if TYPE_CHECKING:
+    from ftp_core.baselines.protocol import Baseline
+
+BaselineFactory = Callable[[], "Baseline"]
 """Makes a method."""
 
 _NAME = re.compile(r"[\w.-]{1,64}")

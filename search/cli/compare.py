@@ -14,6 +14,7 @@ from dashboards.analysis.tables import Table
 from dashboards.report.methods import methods_tables
 from search.cli.options import AsJson, Quiet, Storage, StudyName
 from search.cli.tables import narrow_table
+from search.comparison.plan import comparison_plan
 from search.config.run_config import DEFAULT_STORAGE, RunConfig
 from search.pipeline.opening import continued
 from search.progress.views import make_view
@@ -65,8 +66,6 @@ def compare_command(
     """
     with StudyStore(storage, create=False) as store:
         study = store.studies.get(name)
-        with ends_at_once():
-            from search.comparison.plan import comparison_plan
         plan = comparison_plan(store, study, methods, budgets, match, seeds)
         config = RunConfig.stored(study.config, **settings)
         opening = continued(store, study, config, make_view(quiet, ""), loading=ends_at_once)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,32 +22,17 @@ from ftp_core.text.encoding import PromptBatch, encoded_fingerprint
 from search.comparison.matching import Matched, matched_in_time
 from search.comparison.methods import method_of
 from search.comparison.ours import OwnSchedules
+from search.comparison.plan import ComparisonPlan
 from search.errors import SearchError
 from search.stages.measure import quality_set, timed_prompts
 from search.stages.open_study import OpenStudy
+from search.stages.stage_states import COMPARE
 from studies.records.compared import OURS, Compared, ComparedModel, Match
 
 # New tokens that are timed behind the first one, where the context has room for them.
 _NEW_TOKENS = 16
 # Turns by which a model's time is judged while a match is looked for: the medians of fewer are not steady.
 _TURNS_TO_MATCH = 5
-
-
-@dataclass(frozen=True)
-class ComparisonPlan:
-    """What is to be compared.
-
-    Attributes:
-        methods: Names of methods; the study's own schedules come first, whether they are named or not.
-        targets: Shares of the dense model's time, or operations, that each is to save.
-        match: What is alike at a target.
-        seeds: Seeds of each method with chance.
-    """
-
-    methods: tuple[str, ...]
-    targets: tuple[float, ...]
-    match: Match = "latency"
-    seeds: int = 3
 
 
 def compare(study: OpenStudy, plan: ComparisonPlan) -> list[Compared]:
@@ -60,11 +44,18 @@ def compare(study: OpenStudy, plan: ComparisonPlan) -> list[Compared]:
         All rows of the plan, the study's own first.
     """
     comparing = _Comparing(study, plan.match)
-    found = []
-    for target in plan.targets:
-        for name in dict.fromkeys((OURS, *plan.methods)):
-            method = OwnSchedules(study) if name == OURS else method_of(name)
-            found += comparing.rows(method, target, plan.seeds if method.has_chance else 1)
+    names = dict.fromkeys((OURS, *plan.methods))
+    methods: list[Baseline] = [OwnSchedules(study) if name == OURS else method_of(name) for name in names]
+    planned = [
+        (method, target, plan.seeds if method.has_chance else 1) for target in plan.targets for method in methods
+    ]
+    n_rows, n_done = sum(seeds for _, _, seeds in planned), 0
+    found: list[Compared] = []
+    for method, target, seeds in planned:
+        study.view.figures(COMPARE, n_done, {"rows": n_rows})
+        found += comparing.rows(method, target, seeds)
+        n_done += seeds
+    study.view.figures(COMPARE, n_done, {"rows": n_rows})
     return found
 
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from ftp_core.baselines.catalogue import baseline, baseline_names
-from ftp_core.baselines.protocol import Baseline
-from search.comparison.evopress import EvoPress
-from search.comparison.puzzle import Puzzle
 
-_OWN: dict[str, Callable[[], Baseline]] = {Puzzle.name: Puzzle, EvoPress.name: EvoPress}
+if TYPE_CHECKING:
+    from ftp_core.baselines.protocol import Baseline
+
+# Module and class of each: importing them takes torch, which names do not need.
+_HOMES = {"puzzle": "puzzle:Puzzle", "evopress": "evopress:EvoPress"}
 
 
 def method_names() -> tuple[str, ...]:
     """Names of all methods."""
-    return (*baseline_names(), *_OWN)
+    return (*baseline_names(), *_HOMES)
 
 
 def method_of(name: str) -> Baseline:
@@ -23,4 +25,8 @@ def method_of(name: str) -> Baseline:
     Raises:
         CoreError: There is none.
     """
-    return _OWN[name]() if name in _OWN else baseline(name)
+    if name not in _HOMES:
+        return baseline(name)
+    module, _, maker = _HOMES[name].partition(":")
+    own: Baseline = getattr(import_module(f"search.comparison.{module}"), maker)()
+    return own

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import cast, get_args
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast, get_args
 
-from search.comparison.compare import ComparisonPlan
+from pydantic import TypeAdapter
+
 from search.comparison.methods import method_names
 from search.config.study_name import resume_command
-from search.errors import ConfigError
+from search.errors import ConfigError, UnfinishedError
 from studies import StudyRecord, StudyStore
 from studies.records.compared import Match
 
@@ -16,8 +19,36 @@ _HIGHEST = 0.9
 _LEAST = 0.02
 
 
+@dataclass(frozen=True)
+class ComparisonPlan:
+    """What is to be compared.
+
+    Attributes:
+        methods: Names of methods; the study's own schedules come first, whether they are named or not.
+        targets: Shares of the dense model's time, or operations, that each is to save.
+        match: What is alike at a target.
+        seeds: Seeds of each method with chance.
+    """
+
+    methods: tuple[str, ...]
+    targets: tuple[float, ...]
+    match: Match = "latency"
+    seeds: int = 3
+
+    @classmethod
+    def stored(cls, content: Mapping[str, Any]) -> ComparisonPlan:
+        """The plan whose attributes were kept as plain values."""
+        return TypeAdapter(cls).validate_python(content)
+
+
 def comparison_plan(
-    store: StudyStore, study: StudyRecord, methods: str | None, budgets: str | None, match: str, seeds: int
+    store: StudyStore,
+    study: StudyRecord,
+    methods: str | None,
+    budgets: str | None,
+    match: str,
+    seeds: int,
+    advice: str | None = None,
 ) -> ComparisonPlan:
     """What a study is to be compared with.
 
@@ -28,6 +59,7 @@ def comparison_plan(
         budgets: Shares to save with commas between them; None for what the selected schedule saves.
         match: What is alike, see `ComparisonPlan`.
         seeds: Seeds of each method with chance.
+        advice: What to do about a study that has not finished; None for the command that resumes it.
 
     Raises:
         ConfigError: A name or a number is wrong, or the study has nothing to compare.
@@ -41,13 +73,11 @@ def comparison_plan(
     if unknown or not names:
         wrong = f"There is no method {unknown[0]!r}" if unknown else "--methods names nothing"
         raise ConfigError(f"{wrong}: expected some of {', '.join(method_names())}.")
+    advice = f"finish it with `{resume_command(repr(store), study.name)}`" if advice is None else advice
     if study.chosen_trial is None:
-        raise ConfigError(
-            f"Study {study.name!r} has no chosen schedule to compare others with: finish its search with "
-            f"`{resume_command(repr(store), study.name)}`."
-        )
+        raise UnfinishedError(f"Study {study.name!r} has no chosen schedule to compare others with: {advice}.")
     kind = cast(Match, match)
-    targets = (_selected(store, study, kind),) if budgets is None else tuple(map(_share, _parts(budgets)))
+    targets = (_selected(store, study, kind, advice),) if budgets is None else tuple(map(_share, _parts(budgets)))
     if not targets:
         raise ConfigError("--budgets names nothing: expected shares to save, such as 0.15,0.25.")
     return ComparisonPlan(names, tuple(dict.fromkeys(targets)), kind, seeds)
@@ -67,15 +97,14 @@ def _share(text: str) -> float:
     return share
 
 
-def _selected(store: StudyStore, study: StudyRecord, match: Match) -> float:
+def _selected(store: StudyStore, study: StudyRecord, match: Match, advice: str) -> float:
     """The share that the selected schedule saves, as it was measured on test items."""
     tested = [one for one in store.results.measurements(study.name) if one.split == "test"]
     dense = next((one for one in tested if one.variant == "dense"), None)
     chosen = next((one for one in tested if one.trial == study.chosen_trial), None)
     if dense is None or chosen is None:
         raise ConfigError(
-            f"What the selected schedule of {study.name!r} saves was not measured yet: give --budgets, or finish the "
-            f"study with `{resume_command(repr(store), study.name)}`."
+            f"What the selected schedule of {study.name!r} saves was not measured yet: give --budgets, or {advice}."
         )
     if match == "flops":
         return round(1 - chosen.flops / dense.flops, 3)

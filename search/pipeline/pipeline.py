@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
-from search.comparison.compare import ComparisonPlan, compare
+from search.comparison.compare import compare
+from search.comparison.plan import ComparisonPlan
 from search.config.run_config import RunConfig
 from search.errors import SearchError
 from search.inputs.data import Workload
@@ -27,7 +28,7 @@ from search.stages.refine import distill_again, refine
 from search.stages.remeasure import renew_profile
 from search.stages.search_schedules import first_search
 from search.stages.solve import Solved, solve
-from search.stages.stage_states import LAST_STAGES, Stages, all_stages
+from search.stages.stage_states import COMPARE, LAST_STAGES, Stages, all_stages
 from search.stages.time_generation import time_selected
 from studies import StudyStore, front
 from studies.records.compared import Compared
@@ -117,9 +118,16 @@ class Pipeline:
         """
         return solve(self._study, target, n)
 
-    def compare(self, plan: ComparisonPlan) -> list[Compared]:
-        """Compares other methods with the study's schedules on its test items; its stages stay as they are."""
-        return compare(self._study, plan)
+    def compare(self, plan: ComparisonPlan, report: Report | None = None) -> list[Compared]:
+        """Compares other methods with the study's schedules on its test items; what the pipeline did stays as it is.
+
+        With `report`, a report that has been written is written anew, with the comparison.
+        """
+        with self._stages.beside(COMPARE):
+            found = compare(self._study, plan)
+            if report is not None and self._stages.has_finished("report"):
+                _write_report(self._study, report)
+        return found
 
     def _table(self, report: Report, router_run: int | None = None) -> list[tuple[str, Work, Sequence[str]]]:
         """The flow from top to bottom: each stage, its function, and the stages that are due again when it runs."""

@@ -294,6 +294,7 @@ def _pieces(figures: Mapping[str, float], cost: str) -> list[str]:
     """Figures in words, those that people look for first."""
     rest = dict(figures)
     rest.pop("trials", None)  # the bar counts them
+    rest.pop("rows", None)  # how many there will be
     pieces = []
     if "trials_per_s" in rest:
         pieces.append(f"{rest.pop('trials_per_s'):.3g} trials/s")

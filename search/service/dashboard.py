@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from secrets import token_hex
 from typing import Any, Literal, TypeVar
 
@@ -12,14 +12,27 @@ from pydantic import ValidationError
 from dashboards.app import Actions, FormField, RefusedError
 from dashboards.app import mount as mount_pages
 from ftp_core.errors import CoreError, DataError
+from search.comparison.methods import method_names
 from search.config.run_config import HEADINGS, SETTINGS, SUBMITTABLE
 from search.errors import SearchError
 from search.service.http.app import MountDashboard
 from search.service.jobs.prompt_process import PromptProcess
-from search.service.jobs.submitting import check_new, create_and_submit, measure_and_submit, resume_and_submit
+from search.service.jobs.submitting import (
+    check_new,
+    compare_and_submit,
+    create_and_submit,
+    measure_and_submit,
+    resume_and_submit,
+)
 from search.service.rules.offers import offered
 from search.service.rules.problems import complaint, in_fields, told
-from search.service.rules.requests import LabelsRequest, PromptRequest, ResumeRequest, StudyRequest
+from search.service.rules.requests import (
+    ComparisonRequest,
+    LabelsRequest,
+    PromptRequest,
+    ResumeRequest,
+    StudyRequest,
+)
 from search.service.rules.settings import ServiceSettings
 from search.stages.origin import exported_schedule
 from studies import StudiesError, StudyBusyError, StudyExistsError, StudyNotFoundError
@@ -78,6 +91,11 @@ def actions(store: ServiceStore, settings: ServiceSettings, prompts: PromptProce
         asked = PromptRequest(text=text, new_tokens=new_tokens)
         return prompts.answer(name, trial, asked.text, asked.new_tokens)
 
+    def compare(name: str, methods: Sequence[str], budgets: str, match: str) -> None:
+        shares = [part.strip() for part in budgets.split(",") if part.strip()]
+        asked = {"methods": methods, "match": match} | ({"budgets": shares} if shares else {})
+        compare_and_submit(name, ComparisonRequest.model_validate(asked), store)
+
     return Actions(
         check=_refusing(check),
         create=_refusing(lambda name, said: create_and_submit(request(name, said), store, settings)),
@@ -89,6 +107,8 @@ def actions(store: ServiceStore, settings: ServiceSettings, prompts: PromptProce
         select=_refusing(lambda name, trial: measure_and_submit(name, trial, True, store, settings)),
         export=_refusing(lambda name, trial: exported_schedule(store, name, trial)),
         prompt=_refusing(prompt),
+        compare=_refusing(compare),
+        methods=method_names(),
         fields=tuple(map(form_field, SUBMITTABLE)),
         filled=_refusing(filled),
         groups=HEADINGS,

@@ -13,6 +13,8 @@ from studies import LeaseLostError, StorageError, StudyState
 _log = logging.getLogger(__name__)
 # What ends a pipeline, and rests on all that was searched and distilled.
 LAST_STAGES = ("measure", "select", "test", "time", "export", "report")
+# What is done beside the pipeline, with a study as it stands.
+COMPARE = "compare"
 
 
 def all_stages(config: RunConfig, first_round: int = 1) -> list[str]:
@@ -40,6 +42,13 @@ class Stages:
         self._study.view.began(self._name, self._study.config, foreseen)
         self._store.runs.set_state(self._name, StudyState.RUNNING)
         with self._noted(self._end):
+            yield
+
+    @contextmanager
+    def beside(self, stage: str) -> Iterator[None]:
+        """Context of a stage that is none of the pipeline's: where the study stands stays as it is."""
+        self._study.view.began(self._name, self._study.config, [stage])
+        with self._noted(self._study.view.ended), self.stage(stage):
             yield
 
     @contextmanager

@@ -45,6 +45,7 @@ class Submission:
     submitted_by: str | None  # name of the token with which it was; None if nobody had to say who they are
     runner: str | None  # id of the runner that claimed it; None if none has
     changes: Mapping[str, Any]  # settings of the study that change before it goes on
+    comparison: Mapping[str, Any] | None  # what the study is to be compared with; None for its pipeline to go on
     stop_requested: bool  # True if its runner shall stop
     error: str | None  # reason why it ended early; None if it did not, or was stopped
     holder: Holder | None  # process that works on the study; None if there is none
@@ -96,13 +97,21 @@ class Queue(Part):
     runner's hands: nobody reads that a study is at rest and then finds it busy.
     """
 
-    def submit(self, name: str, changes: Mapping[str, Any] | None = None, by: str | None = None) -> None:
+    def submit(
+        self,
+        name: str,
+        changes: Mapping[str, Any] | None = None,
+        by: str | None = None,
+        comparison: Mapping[str, Any] | None = None,
+    ) -> None:
         """Hands a study to the runners.
 
         Args:
             name: The study.
             changes: Settings that change before it goes on.
             by: Name of the token with which it is submitted.
+            comparison: What it is to be compared with, as plain values; None for its pipeline to go on. Where the
+                study stands stays as it is then, whatever becomes of the comparison.
 
         Raises:
             StudyBusyError: It is in the queue already, or a process works on it.
@@ -115,9 +124,9 @@ class Queue(Part):
             if row is not None and row.state != SubmissionState.ENDED:
                 raise StudyBusyError(f"Study {name!r} waits for a runner already.")
             if row is None:
-                enqueue(connection, study_id, changes, by)
+                enqueue(connection, study_id, changes, by, comparison)
             else:
-                _update(connection, study_id, **_queued(connection, changes, by))
+                _update(connection, study_id, **_queued(connection, changes, by, comparison))
 
         self._names.transact(name, work, write=True)
 
@@ -195,7 +204,7 @@ class Queue(Part):
             deaths = row.deaths + 1 if died else 0
             if deaths >= MAX_DEATHS:
                 error = f"{deaths} runners in a row have died over it: is there enough memory? See the runners' logs."
-                _end(connection, study_id, StudyState.FAILED, error)
+                _end(connection, study_id, _failed(row), error)
                 _give_up(connection, lease)
                 return None
             claimed = {"state": SubmissionState.CLAIMED.value, "runner": runner}
@@ -235,14 +244,14 @@ class Queue(Part):
         Args:
             name: The study.
             runner: Id of the runner.
-            error: Why it ended early; the study has failed then.
+            error: Why it ended early; the study has failed then, unless it was only compared.
             lease: The caller's, to be given up with it; None to keep it.
         """
 
         def work(connection: Connection, study_id: int) -> None:
             row, _ = _locked(connection, study_id, name)
             if row is not None and row.runner == runner:
-                _end(connection, study_id, None if error is None else StudyState.FAILED, error)
+                _end(connection, study_id, None if error is None else _failed(row), error)
                 _give_up(connection, lease)
 
         self._names.transact(name, work, write=True)
@@ -286,20 +295,27 @@ _SELECTED = sa.select(schema.submission, _study.name).join(schema.study)
 
 
 def enqueue(
-    connection: Connection, study_id: int, changes: Mapping[str, Any] | None = None, by: str | None = None
+    connection: Connection,
+    study_id: int,
+    changes: Mapping[str, Any] | None = None,
+    by: str | None = None,
+    comparison: Mapping[str, Any] | None = None,
 ) -> None:
     """Put a study that was never submitted into the queue, as part of a transaction. See `Queue.submit`."""
-    values = _queued(connection, changes, by)
+    values = _queued(connection, changes, by, comparison)
     connection.execute(sa.insert(schema.submission).values(study_id=study_id, n_events=0, **values))
 
 
-def _queued(connection: Connection, changes: Mapping[str, Any] | None, by: str | None) -> dict[str, Any]:
+def _queued(
+    connection: Connection, changes: Mapping[str, Any] | None, by: str | None, comparison: Mapping[str, Any] | None
+) -> dict[str, Any]:
     return {
         "state": SubmissionState.QUEUED.value,
         "submitted_at": clock(connection),
         "submitted_by": by,
         "runner": None,
         "changes": dict(changes or {}),
+        "comparison": None if comparison is None else dict(comparison),
         "stop_requested": False,
         "deaths": 0,
         "progress": -1,
@@ -315,6 +331,7 @@ def _record(row: Row[Any], held: Holder | None) -> Submission:
         submitted_by=row.submitted_by,
         runner=row.runner,
         changes=row.changes,
+        comparison=row.comparison,
         stop_requested=row.stop_requested,
         error=row.error,
         holder=held,
@@ -339,6 +356,11 @@ def _update(connection: Connection, study_id: int, **values: Any) -> None:
     connection.execute(sa.update(schema.submission).where(_submission.study_id == study_id).values(**values))
 
 
+def _failed(row: Row[Any]) -> StudyState | None:
+    """Where a study stands whose submission failed; None for as before."""
+    return StudyState.FAILED if row.comparison is None else None
+
+
 def _end(connection: Connection, study_id: int, state: StudyState | None, error: str | None = None) -> None:
     """Take a study out of the queue, and note where it stands now, unless its pipeline has."""
     _update(connection, study_id, state=SubmissionState.ENDED.value, runner=None, error=error, stop_requested=False)
@@ -352,10 +374,12 @@ def _end(connection: Connection, study_id: int, state: StudyState | None, error:
 
 
 def _progress(connection: Connection, study_id: int) -> int:
-    """A number that grows as a study gets on: trials ever begun, and stages that have finished."""
+    """A number that grows as a study gets on: trials ever begun, stages that have finished, and rows of comparisons."""
     begun: int = connection.execute(sa.select(_study.n_trials).where(_study.id == study_id)).scalar_one()
-    stage = schema.stage.c
+    stage, comparison = schema.stage.c, schema.comparison.c
     finished = sa.and_(stage.study_id == study_id, stage.state == StudyState.FINISHED.value)
-    counted = sa.select(sa.func.count()).select_from(schema.stage).where(finished)
-    ended: int = connection.execute(counted).scalar_one()
-    return begun + ended
+    counted = sa.select(sa.func.count())
+    ended: int = connection.execute(counted.select_from(schema.stage).where(finished)).scalar_one()
+    compared = counted.select_from(schema.comparison).where(comparison.study_id == study_id)
+    n_rows: int = connection.execute(compared).scalar_one()
+    return begun + ended + n_rows

@@ -12,7 +12,7 @@ from studies.sql.packing import pack_floats, unpack_floats
 from studies.sql.times import UtcTime
 
 # The last of studies/sql/migrations/versions.
-HEAD = "0004"
+HEAD = "0005"
 _HAS_HALVES = -1.0
 
 
@@ -271,6 +271,8 @@ submission = Table(
     # Counts events ever kept: whoever adds one holds this row's lock, so numbers have no gaps.
     Column("n_events", Integer, nullable=False),
     Column("error", Text),
+    # What the study is to be compared with; NULL for its pipeline to go on.
+    Column("comparison", JSON(none_as_null=True)),
 )
 
 # What a runner tells of a study's run.

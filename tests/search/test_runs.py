@@ -154,6 +154,9 @@ def test_the_packages_show_their_public_names_and_load_nothing_for_it() -> None:
         "import sys, search, ftp_core; names = dir(search), dir(ftp_core);"
         "assert names == (search.__all__, ftp_core.__all__), names;"
         "print([name for name in ('torch', 'ray', 'optuna', 'transformers') if name in sys.modules]);"
+        # A service checks what is to be compared, and loads no model.
+        "import ftp_core.baselines, search.comparison.plan; assert 'torch' not in sys.modules;"
+        "assert dir(ftp_core.baselines) == ftp_core.baselines.__all__;"
         "import studies, dashboards; assert dir(studies) == studies.__all__ and dir(dashboards) == dashboards.__all__"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

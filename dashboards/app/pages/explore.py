@@ -207,6 +207,7 @@ class Exploring:
             selected=selected,
             chosen=self._watch.store.studies.get(name).chosen_trial,
             measurements=self._watch.measurements(name),
+            compared=self._watch.store.comparisons.of(name),
             x_range=x_range,
             y_range=y_range,
             webgl=bool(look["webgl"]),

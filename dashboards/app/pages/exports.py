@@ -48,6 +48,7 @@ def add_exports(app: FastAPI, watch: Watch) -> None:
             *chosen,
             selected=standing.study.chosen_trial,
             measurements=watch.measurements(name),
+            compared=watch.store.comparisons.of(name),
             standalone=True,
         )
         page = drawn.to_html(config={"displaylogo": False, "responsive": True})

@@ -16,6 +16,7 @@ from dashboards.app.data_source import Standing, Watch
 from dashboards.app.pages.explore import KEPT, Exploring
 from dashboards.app.pages.labelling import Labelling
 from dashboards.app.pages.manage import ManagingPage
+from dashboards.app.pages.other_methods import OtherMethods
 from dashboards.app.pages.own_prompt import OwnPrompt
 from dashboards.app.pages.trial_acts import TrialActs
 from dashboards.app.parts import alert, attributes, badge, complaint, graph, nothing, tag_links
@@ -55,6 +56,7 @@ class StudyPage(ManagingPage):
         self._views = Views(watch)
         self._own_prompt = OwnPrompt(actions, is_editor)
         self._labelling = Labelling(actions, is_editor)
+        self._other_methods = OtherMethods(watch, actions, is_editor)
 
     def layout(self, name: str, asked: Asked = NOTHING_ASKED) -> Any:
         """The page of a study of this name."""
@@ -75,7 +77,7 @@ class StudyPage(ManagingPage):
             inline=True,
         )
         panels = {
-            "front": [axes, self._exploring.layout(standing, asked)],
+            "front": [axes, self._exploring.layout(standing, asked), self._other_methods.layout(standing)],
             "schedules": [
                 graph("heatmap", "schedules of the front"),
                 graph("importance", "which blocks matter"),
@@ -155,6 +157,7 @@ class StudyPage(ManagingPage):
         self._views.register(dash)
         self._own_prompt.register(dash)
         self._labelling.register(dash)
+        self._other_methods.register(dash)
 
     def look(self, _: int | None, __: Any, name: str, version: str | None, seen: list[str] | None) -> tuple[Any, ...]:
         """Changes of the study: its version, its head, what it came to, what is seen of these, and an error."""

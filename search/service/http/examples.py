@@ -138,6 +138,7 @@ OF_OPERATIONS: Mapping[tuple[str, str], Any] = {
     ("post", "/api/v1/studies"): _NEW,
     ("post", "/api/v1/studies/{name}/stop"): _STOPPING,
     ("post", "/api/v1/studies/{name}/resume"): _QUEUED,
+    ("post", "/api/v1/studies/{name}/comparison"): _QUEUED,
     ("post", "/api/v1/studies/{name}/points/{number}/measure"): _QUEUED,
     ("post", "/api/v1/studies/{name}/points/{number}/select"): _QUEUED,
 }

@@ -1,4 +1,4 @@
-"""Operations on the results of studies: trials, fronts, hypervolume, schedules, routers, logs."""
+"""Operations on the results of studies: trials, fronts, hypervolume, comparisons, schedules, routers, logs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 
 from search.service.http.analysis import cached_analyses, cached_columns
 from search.service.http.parameters import After, Limit, Number, StudyName
-from search.service.http.responses import Log, log_line
+from search.service.http.responses import Log, StudyAnswer, log_line
 from search.service.http.result_responses import (
     ComparedAnswer,
     ComparisonAnswer,
@@ -25,8 +25,11 @@ from search.service.http.result_responses import (
     VolumeHistory,
     VolumePoint,
 )
+from search.service.http.study_routes import study_now
 from search.service.http.trial_query import TrialQuery, asked_page
+from search.service.jobs.submitting import compare_and_submit
 from search.service.rules.problems import described
+from search.service.rules.requests import ComparisonRequest
 from studies import Trial
 from studies.analysis.paired import paired_accuracy, paired_kl
 from studies.records.compared import OURS, latest
@@ -67,6 +70,20 @@ def add_results(router: APIRouter, store: ServiceStore) -> None:
                 answer.accuracy_to_ours = None if right is None else right.judgement
             items.append(answer)
         return ComparisonAnswer(items=items)
+
+    @router.post(
+        "/studies/{name}/comparison",
+        status_code=202,
+        responses=described(401, 403, 404, 409, 413, 422),
+        tags=["results"],
+    )
+    def start_comparison(name: StudyName, request: ComparisonRequest) -> StudyAnswer:
+        """Queue a finished study for other methods to be prepared and measured beside its schedules.
+
+        Rows appear in the comparison as they are measured; what is known is not measured again.
+        """
+        compare_and_submit(name, request, store)
+        return study_now(store, name)
 
     @router.get("/studies/{name}/trials/{number}", responses=problems, tags=["results"])
     def get_trial(name: StudyName, number: Number) -> TrialAnswer:

@@ -195,12 +195,13 @@ class Runner:
             _log.warning("That study %r waits again is not written: %s", name, error)
 
     def _go_on(self, store: StudyStore, lease: Lease, submission: Submission, events: EventLog) -> None:
-        """Applies the submitted changes and runs the missing stages."""
+        """Applies the submitted changes and runs the missing stages, or compares other methods."""
         name = submission.name
         study = store.studies.get(name)
         config = RunConfig.stored(study.config, **submission.changes)
         check_reach(config, name, self._reach)
         # They load torch and transformers.
+        from search.comparison.plan import ComparisonPlan
         from search.pipeline.create import reopened
         from search.pipeline.preflight import check_search
         from search.pipeline.workload import load_with_progress
@@ -219,7 +220,11 @@ class Runner:
 
         pipeline = reopened(store, study, config, lease, view, submission.changes, workload)
         self._store.queue.note_changed(name)
-        pipeline.run(report)
+        if submission.comparison is None:
+            pipeline.run(report)
+        else:
+            # What is known of it is not done again, whoever began.
+            pipeline.compare(ComparisonPlan.stored(submission.comparison), report)
 
     def _watch(self) -> None:
         """Writes signs of life, and interrupts the study once it is to stop."""

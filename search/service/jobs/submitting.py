@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from threading import Lock
 
-from search.errors import ConfigError
+from search.comparison.plan import comparison_plan
+from search.errors import ConfigError, UnfinishedError
 from search.pipeline.resume_settings import asking_for
 from search.problem.objectives import objective_names
 from search.service.auth.access import current_access
-from search.service.rules.requests import ResumeRequest, StudyRequest, check_own_folder, checked_changes, checked_study
+from search.service.rules.problems import in_fields
+from search.service.rules.requests import (
+    ComparisonRequest,
+    ResumeRequest,
+    StudyRequest,
+    check_own_folder,
+    checked_changes,
+    checked_study,
+)
 from search.service.rules.settings import ServiceSettings
-from studies import StudyExistsError
+from studies import StudyExistsError, StudyState
 from studies.service.service_store import ServiceStore
 from studies.store.results_folder import exported_in, results_in
 
@@ -64,6 +74,27 @@ def measure_and_submit(name: str, trial: int, select: bool, store: ServiceStore,
     """
     asked = asking_for(store.studies.get(name), [trial], select, "wait until this one has, or resume it")
     resume_and_submit(name, ResumeRequest(**asked), store, settings)
+
+
+def compare_and_submit(name: str, request: ComparisonRequest, store: ServiceStore) -> None:
+    """Queues a finished study for other methods to be compared with its schedules.
+
+    Raises:
+        ConfigError: There is no such method, or a share is out of range.
+        StudyBusyError: The study waits for a runner, or is worked on.
+        UnfinishedError: It has not finished.
+    """
+    study, advice = store.studies.get(name), "wait until it has finished, or resume it"
+    if study.state is not StudyState.FINISHED:
+        raise UnfinishedError(f"Study {name!r} is {study.state.value}: {advice}, and compare others with it then.")
+    methods, budgets = (
+        None if given is None else ",".join(map(str, given)) for given in (request.methods, request.budgets)
+    )
+    try:
+        plan = comparison_plan(store, study, methods, budgets, request.match, request.seeds, advice)
+    except ConfigError as error:
+        raise type(error)(in_fields(str(error), ComparisonRequest.model_fields)) from error
+    store.queue.submit(name, by=_who(), comparison=asdict(plan))
 
 
 def _who() -> str | None:

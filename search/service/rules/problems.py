@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from html import escape
 from http import HTTPStatus
 from typing import Any
@@ -144,12 +144,12 @@ def problem_of(error: Exception, request: Request) -> Response:
     return problem(500, "The service failed, which is a defect: its log says where.")
 
 
-def in_fields(text: str) -> str:
+def in_fields(text: str, fields: Container[str] = RunConfig.model_fields) -> str:
     """A message of the command line with names of fields in place of options."""
 
     def field(found: re.Match[str]) -> str:
         name = found.group(1).replace("-", "_")
-        return name if name in RunConfig.model_fields else found.group()
+        return name if name in fields else found.group()
 
     return _OPTION.sub(field, text)
 

@@ -21,6 +21,7 @@ from search.service.rules.problems import in_fields
 from search.service.rules.roots import check_makeable, checked_data, checked_model, checked_out, confined
 from search.service.rules.settings import ServiceSettings
 from studies import StudyRecord, StudyStore, Trial
+from studies.records.compared import Match
 from studies.records.labels import Labels
 
 Tags = Annotated[list[Annotated[str, MaxLen(MAX_TAG_LENGTH)]], MaxLen(MAX_TAGS)]
@@ -32,6 +33,8 @@ _MAX_CHECKED_BYTES = 64 * 2**20
 # Characters of somebody's own prompt, and tokens of an answer to it.
 MAX_PROMPT = 200_000
 DEFAULT_NEW_TOKENS, MAX_NEW_TOKENS = 32, 512
+# Methods, budgets and seeds of a comparison.
+MAX_METHODS, MAX_BUDGETS, MAX_SEEDS = 64, 20, 20
 
 
 def _worded(text: str) -> str:
@@ -40,8 +43,8 @@ def _worded(text: str) -> str:
     return text
 
 
-class _Settings(BaseModel):
-    """Settings of a study; missing ones have their defaults."""
+class _Fields(BaseModel):
+    """Fields of a request; missing ones have their defaults."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -51,6 +54,10 @@ class _Settings(BaseModel):
         if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation is not bool:
             raise ValueError("expected a number or text")
         return value
+
+
+class _Settings(_Fields):
+    """Settings of a study."""
 
     def given(self) -> dict[str, Any]:
         """The settings that the request gives."""
@@ -120,6 +127,25 @@ class ResumeRequest(_ChangedSettings):
     """Settings of a study that change as it is resumed."""
 
     model_config = ConfigDict(json_schema_extra={"example": {"trials": 1000, "also_measure": [57]}})
+
+
+class ComparisonRequest(_Fields):
+    """Other methods that a study's schedules are compared with."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"example": {"methods": ["shortgpt", "puzzle"], "budgets": [0.15, 0.25], "match": "latency"}}
+    )
+
+    methods: Annotated[list[Annotated[str, MaxLen(64)]], MaxLen(MAX_METHODS)] | None = Field(
+        None, description="Names of methods, such as `shortgpt`; null for all."
+    )
+    budgets: Annotated[list[float], MaxLen(MAX_BUDGETS)] | None = Field(
+        None,
+        description="Shares of the dense model's time, or operations, to save; null for what the selected schedule "
+        "saves.",
+    )
+    match: Match = Field("latency", description="What is alike: measured time, or operations.")
+    seeds: int = Field(3, ge=1, le=MAX_SEEDS, description="Seeds of each method with chance.")
 
 
 class PromptRequest(BaseModel):

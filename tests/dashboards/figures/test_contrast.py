@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 
 import plotly.graph_objects as go
@@ -22,8 +23,10 @@ from dashboards.figures import (
 )
 from dashboards.figures.appearance import _OTHER_PROPOSERS, VARIANT_COLOURS, darkened, proposer_colour
 from studies import Trial, TrialState
+from studies.records.compared import Compared
 from studies.records.trial_columns import columns_of
 from tests.dashboards import records
+from tests.dashboards.report.test_methods import MODEL
 
 # Names without a colour of their own get each of the others.
 STRANGERS = [next(name for name in map(str, range(99)) if proposer_colour(name) == one) for one in _OTHER_PROPOSERS]
@@ -109,6 +112,20 @@ def test_more_stands_out_more_from_the_page_where_colour_says_how_much(
     assert contrast(heatmap.layout.shapes[0].line.color, heatmap.data[0].colorscale[0][1]) >= LEAST
     others, front = (contrast(colour, page) for _, colour in lines.data[0].line.colorscale)
     assert LEAST <= others < front
+
+
+def test_other_methods_are_told_apart_and_seen_on_any_page() -> None:
+    measured = records.measurements()
+    dense = next(m for m in measured if m.variant == "dense")
+    model = replace(MODEL, batch=dense.batch, length=dense.length)
+    rows = [Compared(f"method {number}", "", "latency", 0.25, 0, "c", model) for number in range(16)]
+    figure = measurements_figure(measured, None, compared=rows)
+    others = [trace for trace in figure.data if (trace.name or "").startswith("method")]
+    assert len({(one.marker.color, one.marker.symbol) for one in others}) == len(rows)
+    # Reports leave colours as they are on dark pages; the dashboard has others.
+    pages = page_of(figure), page_of(darkened(figure))
+    for shown, page in ((figure, pages[0]), (figure, pages[1]), (darkened(figure), pages[1])):
+        assert min(contrast(one[1], page) for one in drawn(shown) if (one[0] or "").startswith("method")) >= LEAST
 
 
 def test_proposers_keep_different_colours_on_a_dark_page(found: Found) -> None:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
+import plotly.graph_objects as go
+import pytest
+
+from dashboards.figures import front_figure, measurements_figure
 from dashboards.report.html import render_report
 from dashboards.report.markdown import render_markdown
 from dashboards.report.methods import methods_tables
 from studies.records.compared import Compared, ComparedModel
 from tests.dashboards.records import DATA
+
+DENSE = next(m for m in DATA.results if m.variant == "dense")
 
 MODEL = ComparedModel(
     **{"asked": 0.25, "flops_saved": 0.26, "flops": 1e9, "kv_bytes": 2**20, "n_parameters": 2_400_000},
@@ -50,3 +58,51 @@ def test_seeds_of_a_method_are_one_row_whose_intervals_reach_over_all() -> None:
     assert (row[0].text, row[0].detail) == ("laco", "2 seeds")
     assert (row[3].text, row[3].detail) == ("0.1500", "[0.0800, 0.3000]")
     assert (row[5].text, row[5].detail) == ("85.0%", "[70.0%, 95.0%]")
+
+
+def timed(rows: Sequence[Compared]) -> list[Compared]:
+    """The rows, of the prefill that the study was measured on."""
+    shape = {"batch": DENSE.batch, "length": DENSE.length}
+    return [one if one.model is None else replace(one, model=replace(one.model, **shape)) for one in rows]
+
+
+def traces(figure: go.Figure) -> dict[str, Any]:
+    return {trace.name: trace for trace in figure.data}
+
+
+def test_other_methods_are_points_of_the_figures_of_what_was_measured() -> None:
+    other = replace(MODEL, kl=0.3, kl_high=0.4)
+    rows = timed([*ROWS, replace(ROWS[2], target=0.5, model=other), replace(ROWS[2], target=0.5, seed=1)])
+    drawn = measurements_figure([replace(m, accuracy=None) for m in DATA.results], None, compared=rows)
+    laco, ours = traces(drawn)["laco"], traces(drawn)["ours, compared"]
+    # By the speed-up, whatever the clock said when it was measured; of two seeds, the mean.
+    assert list(laco.x) == pytest.approx([DENSE.latency_ms / 1.2] * 2) and list(laco.y) == pytest.approx([0.1, 0.2])
+    assert list(laco.error_y.array) == pytest.approx([0.02, 0.2]) and list(ours.y) == [0.05]
+    assert laco.marker.symbol != ours.marker.symbol and laco.showlegend is not False
+    for said in ("laco", "25% less time", "0.1 [0.08, 0.12]", "1.20× [1.10, 1.30]", "26.0%"):
+        assert said in laco.hovertext[0]
+    assert "mean of 2 seeds" in laco.hovertext[1] and "pruner" not in traces(drawn)
+    # The axis of KL reaches to the highest of them.
+    far = timed([replace(ROWS[2], model=replace(MODEL, kl=40.0, kl_low=30.0, kl_high=50.0))])
+    top = measurements_figure([replace(m, accuracy=None) for m in DATA.results], None, compared=far).layout.yaxis
+    assert (10 ** top.range[1] if top.type == "log" else top.range[1]) >= 50.0
+    # Operations are counted; where all have choices, accuracy stands upwards.
+    counted = traces(measurements_figure(DATA.results, None, "flops", compared=rows))["laco"]
+    assert list(counted.x) == [1.0, 1.0] and list(counted.y) == [0.9, 0.9]
+    # Beside trials they are none that could be selected.
+    front = traces(front_figure(DATA.found, measurements=DATA.results, compared=rows))["laco"]
+    assert list(front.y) == pytest.approx([0.1, 0.2]) and list(front.customdata) == [None, None]
+
+
+@pytest.mark.parametrize("axes", [("latency_ms", "kl"), ("overall_sparsity", "kl")])
+def test_what_no_axis_has_is_not_drawn(axes: tuple[str, str]) -> None:
+    found, tested = DATA.found, DATA.results
+    plain = front_figure(found, *axes, measurements=tested)
+    # Of another prefill, or at a share of tokens that others do not know.
+    rows = ROWS if axes[0] == "latency_ms" else timed(ROWS)
+    assert front_figure(found, *axes, measurements=tested, compared=rows) == plain
+    # Without the dense model on the clock, a speed-up is of nothing.
+    untimed = [m for m in tested if m.variant != "dense"]
+    assert front_figure(found, *axes, measurements=untimed, compared=timed(ROWS)) == front_figure(
+        found, *axes, measurements=untimed
+    )

@@ -22,10 +22,10 @@ from ftp_core.quality.quality import QualitySet
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.substitutes import Substitutes, give_substitutes
 from search.cli.compare import print_compared
-from search.comparison.compare import ComparisonPlan, compare
+from search.comparison.compare import compare
 from search.comparison.methods import method_names
 from search.comparison.ours import OwnSchedules
-from search.comparison.plan import comparison_plan
+from search.comparison.plan import ComparisonPlan, comparison_plan
 from search.config.run_config import RunConfig
 from search.errors import ConfigError, SearchError
 from search.inputs.data import Workload, load_workload

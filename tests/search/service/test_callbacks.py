@@ -33,6 +33,8 @@ VALUES: dict[str, Any] = {
     **{"labels-save.n_clicks": 1, "labels-tags.value": "a, b", "labels-note.value": "c"},
     **{"labels-were.data": {"tags": "", "note": "c"}},
     **{"prompt-ask.n_clicks": 1, "prompt-text.value": "Who?", "prompt-trial.value": "9", "prompt-tokens.value": "5"},
+    **{"others-start.n_clicks": 1, "others-methods.value": ["laco"], "others-budgets.value": "0.2"},
+    "others-match.value": "flops",
     **{"chosen-stop.n_clicks": 1, "chosen-delete.n_clicks": None, "chosen-confirm.submit_n_clicks": 1},
     **{"chosen-what.data": "delete", "chosen-keys.data": [study_key("other")]},
     **{"url.pathname": "/study/made%20up", "page-again.n_intervals": 1, "studies-interval.n_intervals": 1},

@@ -100,6 +100,8 @@ def test_everything_that_the_api_does_the_client_does(store: ServiceStore, serve
         assert client.resume(name, trials=9)["state"] == "queued"
         client.stop(name)
         store.runs.set_state(name, StudyState.FINISHED)
+        with pytest.raises(ServiceError, match="no method 'magic': expected some of"):
+            client.compare(name, ["magic"], [0.2])
         for ask in (client.measure, client.select):
             assert ask(name, 1)["state"] == "queued"
             client.stop(name)

@@ -29,6 +29,7 @@ from dashboards.app.pages.create import NewPage
 from dashboards.app.pages.explore import Exploring, ranges
 from dashboards.app.pages.labelling import Labelling
 from dashboards.app.pages.manage import study_key
+from dashboards.app.pages.other_methods import OtherMethods
 from dashboards.app.pages.studies import StudiesPage
 from dashboards.app.pages.study import StudyPage
 from dashboards.app.pages.trial_acts import TrialActs
@@ -570,6 +571,34 @@ def test_editors_measure_select_and_save_the_trial_that_they_look_at(
     store.runs.set_state("made up", StudyState.STOPPED)
     stopped = text_of(Exploring(watch, acts).panel(9, None, "made up"))
     assert '"do": "export"' in stopped and '"do": "measure"' not in stopped
+
+
+def test_editors_start_comparisons_of_finished_studies(
+    store: ServiceStore, watch: Watch, settings: ServiceSettings
+) -> None:
+    filled(store)
+    may = actions(store, settings, PromptProcess(store, settings))
+    form, unused = OtherMethods(watch, may, lambda: True), OtherMethods(watch, may, lambda: False)
+    shown = text_of(form.layout(watch.standing("made up")))
+    assert all(f'"{name}"' in shown for name in ("shortgpt", "puzzle")) and '"disabled": false' in shown
+    assert "others-start" not in text_of(unused.layout(watch.standing("made up")))
+    assert "only editors" in unused.start(1, ["laco"], "", "flops", "made up")[0]
+    for asked, said in (
+        (([], "", "flops"), "methods names nothing"),
+        ((["laco"], "0.2, x", "flops"), "budgets.1 is 'x': expected a number"),
+        ((["laco"], "2", "flops"), "budgets has '2.0'"),
+        ((["laco"], "", None), "match is ''"),
+    ):
+        assert form.start(1, *asked, "made up")[0].startswith(said) and store.queue.get("made up") is None
+    assert "as soon as a runner is free" in form.start(1, ["laco"], "0.2, 0.3", "flops", "made up")[0]
+    submission = store.queue.get("made up")
+    assert submission is not None and submission.comparison is not None
+    assert submission.comparison["targets"] == [0.2, 0.3]
+    look = {"theme": "light", "webgl": False}
+    assert '"disabled": true' in (now := text_of(form.acts(look, "made up"))) and "waits for a runner" in now
+    store.queue.request_stop("made up")
+    store.runs.set_state("made up", StudyState.STOPPED)
+    assert "is stopped: resume it" in text_of(form.acts(look, "made up"))
 
 
 def test_a_verb_that_no_button_has_does_nothing(store: ServiceStore, watch: Watch, settings: ServiceSettings) -> None:

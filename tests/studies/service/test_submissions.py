@@ -14,6 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from studies import StudyBusyError, StudyExistsError, StudyNotFoundError, StudyState
+from studies.records.compared import Compared
 from studies.service.run_events import MAX_EVENTS
 from studies.service.service_store import ServiceStore
 from studies.service.submissions import MAX_DEATHS, NotSubmittedError, RunState, SubmissionState, run_state
@@ -309,6 +310,37 @@ def test_a_study_that_kills_every_runner_fails_in_the_end_unless_it_gets_on(stor
     submission = store.queue.get("kills")
     assert submission is not None and submission.error is not None and "10 runners in a row" in submission.error
     assert store.studies.get("kills").state is StudyState.FAILED and store.queue.waiting() == ["other"]
+
+
+def test_a_comparison_is_kept_until_it_is_done_and_leaves_the_study_as_it_stands(store: ServiceStore) -> None:
+    _create(store, "one")
+    store.runs.set_state("one", StudyState.FINISHED)
+    plan = {"methods": ["a"], "targets": [0.25], "match": "latency", "seeds": 1}
+
+    def claimed(runner: str) -> object:
+        # Who died over it left the lease, but not the queue.
+        with store.runs.lease("one"):
+            submission = store.queue.claim("one", runner)
+            return None if submission is None else submission.comparison
+
+    store.queue.submit("one", comparison=plan)
+    for deaths in range(MAX_DEATHS):
+        assert claimed(f"w{deaths}") == plan
+    # One more row, and it counts from the beginning.
+    store.comparisons.keep("one", Compared("a", "", "latency", 0.25, 0, "c", None, "why"))
+    for deaths in range(MAX_DEATHS):
+        assert claimed(f"v{deaths}") == plan
+    assert claimed("last") is None
+    submission = store.queue.get("one")
+    assert submission is not None and "10 runners in a row" in (submission.error or "")
+    assert store.studies.get("one").state is StudyState.FINISHED
+    for leave in (lambda: store.queue.end("one", "w", "broken"), lambda: store.queue.request_stop("one")):
+        store.queue.submit("one", comparison=plan)
+        assert claimed("w") == plan
+        leave()
+        assert store.studies.get("one").state is StudyState.FINISHED and not store.queue.waiting()
+    store.queue.submit("one", {"trials": 9})
+    assert claimed("w") is None and store.queue.waiting() == ["one"]
 
 
 def test_four_runners_never_claim_one_study_twice(store: ServiceStore, database_url: str) -> None:

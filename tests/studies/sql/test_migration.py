@@ -55,6 +55,7 @@ def test_studies_of_the_first_schema_stay_what_they_were(tmp_path: Path) -> None
         raw.execute("DROP TABLE substitute")
         raw.execute("DROP TABLE label")
         raw.execute("DROP TABLE comparison")
+        raw.execute("ALTER TABLE submission DROP COLUMN comparison")
     raw.close()
     of_revision(tmp_path / "first.db", "0001")
     with pytest.raises(StorageError, match="db upgrade"):

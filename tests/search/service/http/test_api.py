@@ -593,6 +593,47 @@ def test_other_methods_are_told_and_judged_against_ours(client: TestClient, stor
     assert pruner["model"] is None and pruner["refused"].startswith("This <family>")
 
 
+def test_a_comparison_of_a_finished_study_is_queued(client: TestClient, store: ServiceStore) -> None:
+    filled(store, "one")
+    store.runs.set_state("one", StudyState.STOPPED)
+    place = f"{STUDIES}/one/comparison"
+    refused = client.post(place, json={})
+    assert refused.status_code == 409 and "'one' is stopped: wait until it has finished" in refused.text
+    store.runs.set_state("one", StudyState.FINISHED)
+    for body, detail in (
+        ({"methods": ["shortgpt", "magic"]}, "There is no method 'magic': expected some of shortened_prompt, random"),
+        ({"methods": []}, "methods names nothing: expected some of shortened_prompt"),
+        ({"budgets": [0.2, 2]}, "budgets has '2.0': expected shares to save, above 0 and at most 0.9"),
+        ({"budgets": [True, "x"]}, "budgets.1 is 'x': expected a number"),
+        ({"match": "size"}, "match is 'size': expected 'latency' or 'flops'"),
+        ({"seeds": 0}, "seeds is 0: expected greater than or equal to 1"),
+        ({"storage": "x"}, "storage is unknown"),
+    ):
+        wrong = client.post(place, json=body)
+        assert wrong.status_code == 422 and wrong.json()["detail"].startswith(detail), wrong.text
+    assert store.queue.get("one") is None and client.post(f"{STUDIES}/absent/comparison", json={}).status_code == 404
+    asked = {"methods": ["laco", "puzzle"], "budgets": [0.15, 0.25], "match": "flops", "seeds": 2}
+    queued = client.post(place, json=asked)
+    assert (queued.status_code, queued.json()["state"]) == (202, "queued")
+    submission = store.queue.get("one")
+    plan = {"methods": ["laco", "puzzle"], "targets": [0.15, 0.25], "match": "flops", "seeds": 2}
+    assert submission is not None and submission.comparison == plan and submission.changes == {}
+    assert client.post(place, json=asked).status_code == 409 and client.get(place).json() == {"items": []}
+    client.post(f"{STUDIES}/one/stop")
+    assert client.get(f"{STUDIES}/one").json()["state"] == "finished"
+    # Without more, it is of all methods at what the selected schedule saves, in steps that are told.
+    assert client.post(place, json={"match": "flops"}).status_code == 202
+    submission = store.queue.get("one")
+    assert submission is not None and submission.comparison is not None
+    assert len(submission.comparison["methods"]) > 10 and len(submission.comparison["targets"]) == 1
+    with store.runs.lease("one"):
+        store.queue.claim("one", "w")
+        store.runs.begin_stage("one", "compare")
+        store.events.add("one", [("figures", {"stage": "compare", "step": 3, "figures": {"rows": 12}})])
+        now = client.get(f"{STUDIES}/one/stages").json()["progress"]
+        assert (now["stage"], now["step"], now["steps"], now["unit"]) == ("compare", 3, 12, "rows")
+
+
 def test_measurements_the_selection_and_stages_are_told(client: TestClient, store: ServiceStore) -> None:
     filled(store, "one")
     measured = client.get(f"{STUDIES}/one/measurements").json()["items"]

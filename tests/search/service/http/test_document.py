@@ -24,7 +24,13 @@ from search.service.auth.login import TokenShown
 from search.service.http import responses, result_responses
 from search.service.http.app import create_app
 from search.service.http.examples import ANSWERS, OF_OPERATIONS
-from search.service.rules.requests import LabelsRequest, PromptRequest, ResumeRequest, StudyRequest
+from search.service.rules.requests import (
+    ComparisonRequest,
+    LabelsRequest,
+    PromptRequest,
+    ResumeRequest,
+    StudyRequest,
+)
 from search.service.rules.settings import ServiceSettings
 from studies.records.study_facts import SHOWN_FACTS, StudyFacts
 from studies.service.service_store import ServiceStore
@@ -54,7 +60,8 @@ def test_operations_say_what_they_do_who_may_and_what_is_sent(store: ServiceStor
     is_open = {place for place, one in operations.items() if not one["security"]}
     assert is_open == {("get", f"/api/v1/{one}") for one in ("health", "ready")} | {("post", "/api/v1/session")}
     bodies = [one["requestBody"]["content"]["application/json"] for one in operations.values() if "requestBody" in one]
-    sent = {one.__name__: one for one in (StudyRequest, LabelsRequest, ResumeRequest, PromptRequest, TokenShown)}
+    requests = (StudyRequest, LabelsRequest, ResumeRequest, PromptRequest, ComparisonRequest, TokenShown)
+    sent = {one.__name__: one for one in requests}
     for body in bodies:
         [named] = [one for one in body["schema"].get("anyOf", [body["schema"]]) if "$ref" in one]
         made = sent[named["$ref"].split("/")[-1]]

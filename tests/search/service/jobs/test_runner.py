@@ -9,11 +9,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ftp_core.baselines import baseline
+from ftp_core.schedule import SparsitySchedule
+from search.comparison.plan import ComparisonPlan
 from search.config.run_config import RunConfig
 from search.errors import ConfigError
 from search.service.jobs.runner import Runner
@@ -24,8 +28,10 @@ from studies.service.service_store import ServiceStore
 from studies.service.submissions import Queue, RunState, SubmissionState, run_state
 from studies.store.lease import Lease
 from studies.store.runs import Runs
+from tests.dashboards.report.test_methods import MODEL
 from tests.search.service.running import REPOSITORY, TINY, serving, until, working
 from tests.studies.postgres import PostgresServer
+from tests.studies.records import trial
 
 OBJECTIVES = ("kl", "flops")
 
@@ -192,6 +198,51 @@ def test_a_study_that_is_deleted_as_a_runner_takes_it_keeps_the_runner_from_noth
     monkeypatch.setattr(Runs, "lease", lease)
     assert Runner(store.url, lambda *_: [], reach=reach).run_next()
     assert store.queue.waiting() == [] and list(store.queue.all()) == ["next"]
+
+
+def test_a_comparison_goes_on_where_a_runner_left_it_and_the_study_stays_finished(
+    store: ServiceStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.studies.create("one", _config(out=str(tmp_path / "one"), device="cpu", latency_length=(48,)), OBJECTIVES)
+    store.trials.append("one", trial(0, (0.3, 5.0), SparsitySchedule([0.0] * 6 + [0.7] * 6)))
+    store.studies.choose_trial("one", 0)
+    store.runs.begin_stage("one", "report")
+    store.runs.end_stage("one", "report", StudyState.FINISHED)
+    store.runs.set_state("one", StudyState.FINISHED)
+    store.queue.submit("one", comparison=asdict(ComparisonPlan(("last_k",), (0.3,), "flops")))
+    last_k, reported = type(baseline("last_k")), []
+
+    def fit(*_: object) -> None:
+        # One that has taken it, and is told to leave.
+        assert run_state(store.studies.get("one").state, store.queue.get("one")) is RunState.RUNNING
+        raise KeyboardInterrupt
+
+    def report(_: object, name: str, folder: Path) -> list[Path]:
+        reported.append((name, folder, len(store.comparisons.of(name))))
+        return []
+
+    # What measuring comes to is not the question here.
+    monkeypatch.setattr("search.comparison.compare._Comparing._measured", lambda *_: MODEL)
+    with monkeypatch.context() as patched:
+        patched.setattr(last_k, "fit", fit)
+        with pytest.raises(KeyboardInterrupt):
+            Runner(store.url, report).run_next()
+    assert [one.method for one in store.comparisons.of("one")] == ["ours"] and store.queue.waiting() == ["one"]
+    assert store.studies.get("one").state is StudyState.FINISHED and not reported
+    # What is known is not done again.
+    monkeypatch.setattr("search.comparison.compare.OwnSchedules.fit", fit)
+    assert Runner(store.url, report).run_next()
+    rows = store.comparisons.of("one")
+    assert [(one.method, one.model is None) for one in rows] == [("ours", False), ("last_k", False)]
+    submission = store.queue.get("one")
+    assert submission is not None and submission.error is None
+    assert run_state(store.studies.get("one").state, submission) is RunState.FINISHED
+    assert reported == [("one", tmp_path / "one", 2)]
+    said = [(one.kind, one.content) for one in store.events.of("one")]
+    assert ("began", {"stages": ["compare"]}) in said and said[-1] == ("ended", {"state": "finished"})
+    assert ("stage", {"stage": "compare", "state": "stopped"}) in said
+    assert ("figures", {"stage": "compare", "step": 2, "figures": {"rows": 2}}) in said
+    assert [one.name for one in store.runs.stages("one")] == ["report", "compare"]
 
 
 def test_a_study_that_is_shown_at_rest_can_be_touched_at_once(

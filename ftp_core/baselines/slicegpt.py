@@ -49,7 +49,7 @@ class SliceGPT:
     deleted, of embeddings, too, so that S meets the budget, with the operations of the residual maps. As in the
     authors' program norms still divide by D, S is a multiple of 8 and the same everywhere, and the final states are
     whole; here they are not rotated either, since nothing is deleted from the head. The paper's recovery by LoRA is
-    left out.
+    left out. The calibration texts must have many times D tokens: directions that they do not show are sliced off.
 
     Args:
         multiple: Number that S is a multiple of.

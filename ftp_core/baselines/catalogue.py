@@ -25,6 +25,7 @@ _HOMES = {
     "llm_pruner": "llm_pruner:LLMPruner",
     "monotone": "monotone:Monotone",
     "swiftkv": "swiftkv:SwiftKV",
+    "swiftkv_distilled": "swiftkv_distilled:SwiftKVDistilled",
     "early_exit": "early_exit:EarlyExit",
     "mixture_of_depths": "mixture_of_depths:MixtureOfDepths",
     "colt5": "colt5:CoLT5",

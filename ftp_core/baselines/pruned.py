@@ -21,6 +21,7 @@ from ftp_core.routers import Router, StaticRouter
 from ftp_core.schedule import BlockSparsity, SparsitySchedule
 from ftp_core.skipping.families import family_of
 from ftp_core.skipping.head import Head
+from ftp_core.skipping.kept_projections import kept_projections_of
 from ftp_core.skipping.pruned_forward import PrunedForward
 from ftp_core.skipping.skipping_model import Prefill, SkippingModel
 from ftp_core.skipping.substitutes import substitutes_of
@@ -85,8 +86,9 @@ class ScheduledModel:
 
     @property
     def n_parameters(self) -> int:
-        """See `PrunedModel`; those of the router and of maps that stand in for halves are included."""
-        parts = (self.model.model, self.router, substitutes_of(self.model.model))
+        """See `PrunedModel`; those of the router, and of what stands in for halves or projections, are included."""
+        base = self.model.model
+        parts = (base, self.router, substitutes_of(base), kept_projections_of(base))
         modules = (part for part in parts if isinstance(part, nn.Module))
         return sum(parameter.numel() for module in modules for parameter in module.parameters())
 

@@ -18,6 +18,7 @@ from ftp_core.baselines.colt5 import CoLT5
 from ftp_core.baselines.mixture_of_depths import MixtureOfDepths
 from ftp_core.baselines.sanity_rows import RandomButLast
 from ftp_core.baselines.shortened_prompt import ShortenedPrompt
+from ftp_core.baselines.swiftkv_distilled import SwiftKVDistilled
 from ftp_core.baselines.testing import (
     CHECKS,
     Subject,
@@ -38,13 +39,14 @@ from tests.ftp_core.baselines.slow_models import deep_base, examples
 from tests.ftp_core.tiny_models import tiny
 
 # Half of a step, in operations of the prefill; a block is a sixth of them here.
-STEPS = {"shortgpt": 0.1, "blockpruner": 0.1, "laco": 0.2, "swiftkv": 0.1}
+STEPS = {"shortgpt": 0.1, "blockpruner": 0.1, "laco": 0.2, "swiftkv": 0.1, "swiftkv_distilled": 0.1}
 OTHERS = ("gpt_neox", pytest.param("gemma2", marks=pytest.mark.slow))
 # The program's own settings would train for long.
 BRIEF = DistillationConfig(steps=2, batch_size=4, evaluate_every=2, w_sparsity=0.0)
 QUICK: dict[str, Callable[[], Baseline]] = {
     "mixture_of_depths": lambda: MixtureOfDepths(BRIEF),
     "colt5": lambda: CoLT5(BRIEF, rank=3),
+    "swiftkv_distilled": lambda: SwiftKVDistilled(BRIEF),
 }
 # Where it depends on the prompt how many tokens run, operations are known on average.
 DEPEND_ON_TEXT = ("early_exit",)

@@ -27,6 +27,7 @@ _HOMES = {
     "swiftkv": "swiftkv:SwiftKV",
     "swiftkv_distilled": "swiftkv_distilled:SwiftKVDistilled",
     "early_exit": "early_exit:EarlyExit",
+    "funnel": "funnel:Funnel",
     "mixture_of_depths": "mixture_of_depths:MixtureOfDepths",
     "colt5": "colt5:CoLT5",
 }

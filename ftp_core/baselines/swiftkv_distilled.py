@@ -161,7 +161,7 @@ class _Training:
                 lesson = order.pop()
                 hidden_TD = stopped_forward(dense, lesson.batch, self.n_whole, trained, checkpointing)
                 loss = config.w_distill * teacher.loss(hidden_TD, lesson) / config.accumulate
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 self.effort.tokens += lesson.batch.n_tokens
                 progress.advance()
             nn.utils.clip_grad_norm_(weights, config.max_grad_norm)

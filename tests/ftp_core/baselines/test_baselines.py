@@ -39,7 +39,7 @@ from tests.ftp_core.baselines.slow_models import deep_base, examples
 from tests.ftp_core.tiny_models import tiny
 
 # Half of a step, in operations of the prefill; a block is a sixth of them here.
-STEPS = {"shortgpt": 0.1, "blockpruner": 0.1, "laco": 0.2, "swiftkv": 0.1, "swiftkv_distilled": 0.1}
+STEPS = {"shortgpt": 0.1, "blockpruner": 0.1, "laco": 0.2, "swiftkv": 0.1, "swiftkv_distilled": 0.1, "funnel": 0.07}
 OTHERS = ("gpt_neox", pytest.param("gemma2", marks=pytest.mark.slow))
 # The program's own settings would train for long.
 BRIEF = DistillationConfig(steps=2, batch_size=4, evaluate_every=2, w_sparsity=0.0)

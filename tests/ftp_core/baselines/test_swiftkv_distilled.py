@@ -74,8 +74,8 @@ def slow_predictions(pruned: ScheduledModel, example: EncodedExample) -> Tensor:
             own, other = module.forward, parts[number][1]
             return lambda hidden: torch.cat([other(hidden[:, : n_prompt - 1]), own(hidden[:, n_prompt - 1 :])], 1)
 
-        attention = call.block.get_submodule(pruned.dense.family.halves[0])  # type: ignore[index]
-        with replaced_forwards([attention.get_submodule(name) for name, _ in parts], spliced):  # type: ignore[arg-type]
+        attention = call.block.get_submodule(pruned.dense.family.halves[0])
+        with replaced_forwards([attention.get_submodule(name) for name, _ in parts], spliced):
             behind = call.run(call.hidden)
         return torch.cat([call.hidden[:, : n_prompt - 1], behind[:, n_prompt - 1 :]], 1)
 

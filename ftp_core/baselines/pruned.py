@@ -21,6 +21,8 @@ from ftp_core.routers import Router, StaticRouter
 from ftp_core.schedule import MAX_SPARSITY, BlockSparsity, SparsitySchedule
 from ftp_core.skipping.families import family_of
 from ftp_core.skipping.head import Head
+from ftp_core.skipping.kept_projections import kept_projections_of
+from ftp_core.skipping.prefixes import Passage
 from ftp_core.skipping.pruned_forward import PrunedForward
 from ftp_core.skipping.skipping_model import Prefill, SkippingModel
 from ftp_core.skipping.substitutes import substitutes_of
@@ -76,17 +78,22 @@ class ScheduledModel:
         Raises:
             ModelError: It was made from another model.
         """
+        self.check_model(model)
+        return cached_step(self.model.model, self.schedule, self.router, self.model.keep_first)
+
+    def check_model(self, model: PreTrainedModel) -> None:
+        """Raises `ModelError` if it was made from another model."""
         if model is not self.dense.model:
             raise ModelError(
                 f"The pruned model {self.name!r} was made from another model than the one to be measured: give measure "
                 "the model that it was fitted to."
             )
-        return cached_step(self.model.model, self.schedule, self.router, self.model.keep_first)
 
     @property
     def n_parameters(self) -> int:
-        """See `PrunedModel`; those of the router and of maps that stand in for halves are included."""
-        parts = (self.model.model, self.router, substitutes_of(self.model.model))
+        """See `PrunedModel`; those of the router, and of what stands in for halves or projections, are included."""
+        base = self.model.model
+        parts = (base, self.router, substitutes_of(base), kept_projections_of(base))
         modules = (part for part in parts if isinstance(part, nn.Module))
         return sum(parameter.numel() for module in modules for parameter in module.parameters())
 
@@ -112,10 +119,15 @@ class ScheduledModel:
 
 
 def cached_step(
-    base: PreTrainedModel, schedule: SparsitySchedule, router: Router | None = None, keep_first: int = 0
+    base: PreTrainedModel,
+    schedule: SparsitySchedule,
+    router: Router | None = None,
+    keep_first: int = 0,
+    passage: Passage | None = None,
 ) -> Step:
     """A step of a model under a schedule and router (the static one by default); blocks may hold no keys at all."""
-    forward = PrunedForward(base, family_of(base.config), schedule, router or StaticRouter(), 0.0, keep_first)
+    family = family_of(base.config)
+    forward = PrunedForward(base, family, schedule, router or StaticRouter(), 0.0, keep_first, passage=passage)
 
     def step(ids_BL: Tensor, cache: Any) -> tuple[Tensor, Any]:
         # transformers' own cache would count the tokens that it has seen by the keys of the first block.

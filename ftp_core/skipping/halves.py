@@ -11,11 +11,12 @@ of a head.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ftp_core.errors import ModelError
@@ -124,13 +125,20 @@ class _Taker:
         return 0
 
 
-def keys_and_values(call: BlockCall, family: Family, states: MeasuredStates, **per_token: Any) -> tuple[Tensor, Tensor]:
+def keys_and_values(
+    call: BlockCall,
+    family: Family,
+    states: MeasuredStates,
+    projections: Mapping[str, nn.Module] | None = None,
+    **per_token: Any,
+) -> tuple[Tensor, Tensor]:
     """Computes keys and values of some tokens in a block `[B, G, S, E]`, and nothing else of it.
 
     Args:
         call: Call of the block.
         family: Family of the model.
         states: Hidden states before the block `[B, S, D]`.
+        projections: What runs in place of projections of its attention, by their names.
         per_token: Arguments of the block that have an entry for each of these tokens.
     """
     assert family.halves is not None
@@ -139,6 +147,8 @@ def keys_and_values(call: BlockCall, family: Family, states: MeasuredStates, **p
     # Norms of queries may be of all heads at once.
     query_norms = [module for name, module in attention.named_children() if name == "q_norm"] if queries else []
     norms = root_mean_square_norms(call.block)
+    others = {} if projections is None else projections
+    own, instead = [attention.get_submodule(name) for name in others], list(others.values())
 
     def without_queries(index: int, module: Any) -> Callable[..., Tensor]:
         if index >= len(queries):
@@ -152,7 +162,11 @@ def keys_and_values(call: BlockCall, family: Family, states: MeasuredStates, **p
         return lambda hidden: normed(module, states if hidden is states.hidden else MeasuredStates(hidden))
 
     try:
-        with replaced_forwards([*queries, *query_norms], without_queries), replaced_forwards(norms, with_known_squares):
+        with (
+            replaced_forwards([*queries, *query_norms], without_queries),
+            replaced_forwards(norms, with_known_squares),
+            replaced_forwards(own, lambda index, _: instead[index].forward),
+        ):
             call.run(states.hidden, **{"attention_mask": None, family.cache_argument: taker}, **per_token)
     except _KeysTakenError:
         return taker.keys, taker.values
@@ -204,8 +218,12 @@ class MergedKeys:
             return self._chosen.tokens.joined(run_BGKE, rest_BGSE, 2)
         n_rows, n_heads, _, width = run_BGKE.shape
         whole_BGLE = run_BGKE.new_zeros(n_rows, n_heads, self._columns_BL.shape[1], width)
-        # A filler is a token of the other kind, with the keys that it has there.
+        # A filler is a token of the other kind. Those among the first are written over; those among the second keep
+        # what the others' projections made of them, which may be other ones (`ftp_core.skipping.kept_projections`).
         for chosen, part in ((self._rest, rest_BGSE), (self._chosen, run_BGKE)):
             index = chosen.places[:, None, :, None].to(part.device).expand_as(part)
+            if chosen is self._chosen and chosen.filler is not None:
+                filler_B1K1 = chosen.filler[:, None, :, None].to(part.device)
+                part = torch.where(filler_B1K1, whole_BGLE.gather(2, index), part)
             whole_BGLE.scatter_(2, index, part)
         return whole_BGLE

@@ -253,7 +253,8 @@ def _with_kept_keys(
     """Mask and cache of an attention that some tokens run while the others have keys and values, too."""
     take = others.tokens.tokens.gather
     per_token = {name: take(argument) for name, argument in prompts.per_token(call).items()}
-    keys_BGSE, values_BGSE = keys_and_values(call, prompts.family, states, **per_token)
+    own = None if prompts.kept_projections is None else prompts.kept_projections.of(index)
+    keys_BGSE, values_BGSE = keys_and_values(call, prompts.family, states, own, **per_token)
     cache = None if prompts.cache is None else prompts.cache.block(index)
     merged = MergedKeys(cache, others.columns, prompts.has_padding, chosen, others.tokens, keys_BGSE, values_BGSE)
     return {"attention_mask": others.mask.to(call.hidden.device), prompts.family.cache_argument: merged}

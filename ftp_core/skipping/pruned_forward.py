@@ -24,6 +24,7 @@ from ftp_core.skipping.decoding import DecodePass
 from ftp_core.skipping.families import Family, context_of
 from ftp_core.skipping.interception import BlockHandler, exclusive, intercepted
 from ftp_core.skipping.packing import AUTO, SlotsExceededError, packs
+from ftp_core.skipping.prefixes import Passage
 from ftp_core.skipping.rotary import rotary_lengths
 from ftp_core.skipping.skipping import PromptPass
 
@@ -46,6 +47,7 @@ class PrunedForward:
         decode_sparsity: Most that a block may skip of the decoded tokens.
         keep_first: Number of tokens at the beginning of every prompt that are protected.
         packing: See `SkippingModel`.
+        passage: Passage of the prompts through the blocks; None for one through all of them that leaves nothing.
     """
 
     base: PreTrainedModel
@@ -55,6 +57,7 @@ class PrunedForward:
     decode_sparsity: float
     keep_first: int = 0
     packing: str = AUTO
+    passage: Passage | None = None
 
     def __call__(self, arguments: dict[str, Any], prompt_length: int | Tensor | None) -> CausalLMOutputWithPast:
         """Runs a forward pass with arguments of the dense model's forward; see `FTPForCausalLM.forward`."""
@@ -87,7 +90,8 @@ class PrunedForward:
             handler = PromptPass(
                 self.base, self.family, self.schedule, self.router, state, real_BL, cache, routes, is_packed
             )
-            return self._run(handler, arguments, real_BL, cache)
+            through = handler if self.passage is None else self.passage.through(handler, state)
+            return self._run(through, arguments, real_BL, cache)
 
         if routes or not packs(self.base, first.device, self.packing):
             return run(False)

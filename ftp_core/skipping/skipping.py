@@ -36,6 +36,7 @@ from ftp_core.skipping.cpu_attention import kernel_for
 from ftp_core.skipping.families import Family
 from ftp_core.skipping.gathering import Chosen
 from ftp_core.skipping.interception import BlockCall
+from ftp_core.skipping.kept_projections import kept_projections_of
 from ftp_core.skipping.masks import kernel_mask, visible_keys
 from ftp_core.skipping.packing import Packing, SlotsExceededError, bucket, note_share, slots_expected
 from ftp_core.skipping.prompt_halves import HalvesPlan, run_halves
@@ -121,6 +122,7 @@ class PromptPass(BlockPass):
         self._packings: dict[int, Packing] = {}
         self.plans: dict[tuple[BlockSparsity, int | None], HalvesPlan] = {}
         self.substitutes = substitutes_of(self.model)
+        self.kept_projections = kept_projections_of(self.model)
         if self.routes_decoding and self.cache is not None:
             n_decoded = torch.zeros(n_rows, dtype=torch.long, device=self.real.device)
             self.cache.decode = DecodeState([], [], [], n_decoded, [])

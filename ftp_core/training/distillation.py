@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import math
 import os
 import random
 import tempfile
@@ -137,7 +136,7 @@ def distill(
         check_readable(data, skipping.context, skipping.model.config.vocab_size)
         reset_peak(skipping.device)
         if held_out is None:
-            data, held_out = _set_aside(data)
+            data, held_out = set_aside(data)
         n_lessons, is_set = ceil(len(data) / config.batch_size), isinstance(held_out, QualitySet)
         n_held_out = held_out.n_batches if isinstance(held_out, QualitySet) else ceil(len(held_out) / _HELD_OUT_BATCH)
         n_dense = n_lessons + (0 if is_set else n_held_out)
@@ -215,8 +214,15 @@ def _paper_features(router: ScoringRouter) -> tuple[str, ...] | None:
     return None
 
 
-def _set_aside(data: Sequence[EncodedExample]) -> tuple[list[EncodedExample], list[EncodedExample]]:
-    """Set an eighth aside, by content, so that the order does not matter."""
+def set_aside(data: Sequence[EncodedExample]) -> tuple[list[EncodedExample], list[EncodedExample]]:
+    """Sets an eighth of examples aside, by content, so that the order does not matter.
+
+    Returns:
+        The others, and those that are set aside.
+
+    Raises:
+        CoreError: There are fewer than two distinct ones.
+    """
     distinct = sorted(set(data), key=lambda example: hashlib.sha256(repr(example).encode()).digest())
     n_aside = max(1, len(distinct) // 8)
     if len(distinct) < 2:
@@ -334,8 +340,7 @@ class _Run:
     def _step(self, lessons: Sequence[Lesson]) -> None:
         config, state = self.config, self.state
         progress = state.step / config.steps
-        warm_up = min(1.0, (state.step + 1) / max(1, config.steps // 10))
-        self.optimizer.param_groups[0]["lr"] = config.lr * warm_up * 0.5 * (1 + math.cos(math.pi * progress))
+        self.optimizer.param_groups[0]["lr"] = config.lr_at(state.step)
         w_guide = config.w_guide * max(0.0, 1 - progress / config.guide_share) if config.guide_share > 0 else 0.0
         self.optimizer.zero_grad(set_to_none=True)
         sums = dict.fromkeys(("loss", "guide", "sparsity", "distill"), 0.0)

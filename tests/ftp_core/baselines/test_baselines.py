@@ -23,6 +23,7 @@ from ftp_core.baselines.scored_prompt import ScoredPrompt
 from ftp_core.baselines.shortened_prompt import ShortenedPrompt
 from ftp_core.baselines.skipgpt import SkipGPT
 from ftp_core.baselines.slicegpt import SliceGPT
+from ftp_core.baselines.swiftkv_distilled import SwiftKVDistilled
 from ftp_core.baselines.testing import (
     CHECKS,
     Subject,
@@ -43,7 +44,7 @@ from tests.ftp_core.baselines.slow_models import deep_base, examples
 from tests.ftp_core.tiny_models import tiny
 
 # Half of a step, in operations of the prefill; a block is a sixth of them here.
-STEPS = {"shortgpt": 0.1, "blockpruner": 0.1, "laco": 0.2, "swiftkv": 0.1}
+STEPS = {"shortgpt": 0.1, "blockpruner": 0.1, "laco": 0.2, "swiftkv": 0.1, "swiftkv_distilled": 0.1, "funnel": 0.07}
 OTHERS = ("gpt_neox", pytest.param("gemma2", marks=pytest.mark.slow))
 # The program's own settings would train for long, or take large steps in narrow models.
 BRIEF = DistillationConfig(steps=2, batch_size=4, evaluate_every=2, w_sparsity=0.0)
@@ -55,6 +56,7 @@ QUICK: dict[str, Callable[[], Baseline]] = {
     "slicegpt": lambda: SliceGPT(multiple=1),
     "skipgpt": lambda: SkipGPT(BRIEF),
     "d_llm": lambda: DLLM(BRIEF),
+    "swiftkv_distilled": lambda: SwiftKVDistilled(BRIEF),
 }
 # Where it depends on the prompt how many tokens run, operations are known on average.
 DEPEND_ON_TEXT = ("early_exit", "skipgpt", "d_llm")

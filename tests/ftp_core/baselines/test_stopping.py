@@ -128,6 +128,6 @@ def test_the_threshold_meets_the_budget_on_the_calibration_prompts() -> None:
 
 
 def test_blocks_with_other_parts_beside_attention_and_mlp_are_refused() -> None:
-    for name in ("swiftkv", "early_exit", "blockpruner", "colt5", "skipgpt"):
+    for name in ("swiftkv", "swiftkv_distilled", "early_exit", "funnel", "blockpruner", "colt5", "skipgpt"):
         with pytest.raises(ModelError, match=f"{name} cannot be applied to gemma4_text models"):
             baseline(name).fit(SkippingModel(fresh_tiny("gemma4_text")), examples(), Budget(0.3))

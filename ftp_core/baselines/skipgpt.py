@@ -41,7 +41,7 @@ class SkipGPT:
     trains = True
 
     def __init__(self, config: DistillationConfig | None = None) -> None:
-        # The paper's weight of the budget; nothing is chosen on held-out examples.
+        # The budget's weight in the authors' code; nothing is chosen on held-out examples.
         self._config = config or DistillationConfig(w_sparsity=20.0, evaluate_every=DistillationConfig.steps)
 
     def fit(

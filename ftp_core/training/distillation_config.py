@@ -90,7 +90,7 @@ class DistillationConfig:
     def lr_at(self, step: int) -> float:
         """Learning rate of a step: warm-up over a tenth of the steps, then cosine."""
         warm_up = min(1.0, (step + 1) / max(1, self.steps // 10))
-        return self.lr * warm_up * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+        return self.lr * warm_up * 0.5 * (1 + math.cos(math.pi * (step / self.steps)))
 
     def _check(self, name: str, allowed: str, is_allowed: Callable[[Any], bool]) -> None:
         value = getattr(self, name)

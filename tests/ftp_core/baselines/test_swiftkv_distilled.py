@@ -26,11 +26,14 @@ from tests.ftp_core.baselines.slow_models import N_BLOCKS, deep_base, examples
 CONFIG = DistillationConfig(steps=4, batch_size=4, evaluate_every=2, w_sparsity=0.0, lr=0.01)
 BUDGET = Budget(0.45, 2, 40)
 N_WHOLE = 3
+# Shares of the preparation that were reported as done, by family.
+DONE: dict[str, list[float]] = {}
 
 
 @cache
 def fitted(family: str = "llama") -> ScheduledModel:
-    return SwiftKVDistilled(CONFIG).fit(SkippingModel(deep_base(family)), examples(8), BUDGET)
+    on_step = DONE.setdefault(family, []).append
+    return SwiftKVDistilled(CONFIG).fit(SkippingModel(deep_base(family)), examples(8), BUDGET, on_step=on_step)
 
 
 def test_training_lowers_the_divergence_on_the_calibration_texts_and_changes_no_weight_of_the_model() -> None:
@@ -55,6 +58,8 @@ def test_keys_and_values_of_later_blocks_are_what_was_trained_and_counted() -> N
     n_trained = (N_BLOCKS - N_WHOLE) * 2 * 32 * 16
     assert pruned.preparation.trained_parameters == n_trained and pruned.preparation.tokens > 0
     assert pruned.n_parameters == sum(weight.numel() for weight in dense.parameters()) + n_trained
+    # All batches have been counted before the end is reported.
+    assert sorted(DONE["llama"]) == DONE["llama"] and DONE["llama"][-3] < DONE["llama"][-2] == DONE["llama"][-1] == 1
 
 
 @torch.no_grad()

@@ -634,6 +634,12 @@ def test_what_is_no_model_and_no_encoded_example_is_refused() -> None:
             distill(model, schedules=SCHEDULES, **empty)
 
 
+def test_the_learning_rate_rises_over_a_tenth_of_the_steps_and_falls_along_a_cosine() -> None:
+    config = DistillationConfig(steps=20, lr=0.5)
+    falling = [0.25 * (1 + math.cos(math.pi * step / 20)) for step in range(20)]
+    assert [config.lr_at(step) for step in range(20)] == pytest.approx([falling[0] / 2, *falling[1:]])
+
+
 def test_what_a_training_took_is_reported() -> None:
     config = DistillationConfig(steps=3, batch_size=4, accumulate=2)
     result = distill(SkippingModel(tiny()), SOME[:4], SCHEDULES, config, held_out=SOME[4:])

@@ -601,7 +601,7 @@ def test_a_comparison_of_a_finished_study_is_queued(client: TestClient, store: S
     assert refused.status_code == 409 and "'one' is stopped: wait until it has finished" in refused.text
     store.runs.set_state("one", StudyState.FINISHED)
     for body, detail in (
-        ({"methods": ["shortgpt", "magic"]}, "There is no method 'magic': expected some of shortened_prompt, random"),
+        ({"methods": ["shortgpt", "magic"]}, "There is no method 'magic': expected some of shortened_prompt"),
         ({"methods": []}, "methods names nothing: expected some of shortened_prompt"),
         ({"budgets": [0.2, 2]}, "budgets has '2.0': expected shares to save, above 0 and at most 0.9"),
         ({"budgets": [True, "x"]}, "budgets.1 is 'x': expected a number"),

@@ -78,6 +78,8 @@ def _row(one: MethodPoint, ours: ComparedModel | None) -> Row:
             against_accuracy = Cell(right.judgement, counts)
     answered = bracketed(one.accuracy_interval, ".1%")
     trained = f"{first.trained_parameters:,} parameters trained, " if first.trained_parameters else ""
+    # While a study runs, tokens are not counted.
+    effort = "tokens not counted" if name == OURS else f"{trained}{first.tokens:,} tokens"
     return Row(
         (
             Cell(name, "" if len(one.models) == 1 else counted(len(one.models), "seed")),
@@ -92,7 +94,7 @@ def _row(one: MethodPoint, ours: ComparedModel | None) -> Row:
             Cell(f"{first.n_parameters / 1e6:.1f} M"),
             Cell(f"{first.kv_bytes / 2**20:.2f} MiB"),
             Cell(first.sparsity),
-            Cell(duration(first.seconds), f"{trained}{first.tokens:,} tokens"),
+            Cell(duration(first.seconds), effort),
         ),
         marked=name == OURS,
     )

@@ -50,6 +50,12 @@ def test_the_last_row_of_a_method_counts() -> None:
     assert table.rows[1].cells[3].text == "0.1000" and table.rows[1].cells[4].text == "worse"
 
 
+def test_tokens_of_our_own_preparation_are_not_counted_and_none_are_told() -> None:
+    [(_, table)] = methods_tables(ROWS)
+    told = [row.cells[-1].detail for row in table.rows[:2]]
+    assert told == ["tokens not counted", "64 parameters trained, 1,000 tokens"]
+
+
 def test_seeds_of_a_method_are_one_row_whose_intervals_reach_over_all() -> None:
     other = replace(MODEL, kl=0.2, kl_low=0.15, kl_high=0.3, accuracy=0.8, accuracy_low=0.7, accuracy_high=0.85)
     seeds = [replace(ROWS[2], seed=seed, model=model) for seed, model in enumerate((MODEL, other))]

@@ -208,8 +208,7 @@ def compare(
         )
     with StudyStore(storage, create=False) as store:
         study = store.studies.get(name)
-        named, shares = (None if given is None else ",".join(map(str, given)) for given in (methods, budgets))
-        plan = comparison_plan(store, study, named, shares, match, seeds)
+        plan = comparison_plan(store, study, methods, budgets, match, seeds)
         opening = continued(store, study, RunConfig.stored(study.config, **_absolute(settings)), make_view(quiet, ""))
         with store.runs.lease(name) as lease:
             return opening(lease).compare(plan)

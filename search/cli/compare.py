@@ -14,7 +14,7 @@ from dashboards.analysis.tables import Table
 from dashboards.report.methods import methods_tables
 from search.cli.options import AsJson, Quiet, Storage, StudyName
 from search.cli.tables import narrow_table
-from search.comparison.plan import comparison_plan
+from search.comparison.plan import comparison_plan, listed
 from search.config.run_config import DEFAULT_STORAGE, RunConfig
 from search.pipeline.opening import continued
 from search.progress.views import make_view
@@ -66,7 +66,8 @@ def compare_command(
     """
     with StudyStore(storage, create=False) as store:
         study = store.studies.get(name)
-        plan = comparison_plan(store, study, methods, budgets, match, seeds)
+        named, shares = (None if given is None else listed(given) for given in (methods, budgets))
+        plan = comparison_plan(store, study, named, shares, match, seeds)
         config = RunConfig.stored(study.config, **settings)
         opening = continued(store, study, config, make_view(quiet, ""), loading=ends_at_once)
         with store.runs.lease(name) as lease:

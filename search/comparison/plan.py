@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast, get_args
 
@@ -44,8 +44,8 @@ class ComparisonPlan:
 def comparison_plan(
     store: StudyStore,
     study: StudyRecord,
-    methods: str | None,
-    budgets: str | None,
+    methods: Sequence[str] | None,
+    budgets: Sequence[float | str] | None,
     match: str,
     seeds: int,
     advice: str | None = None,
@@ -55,8 +55,8 @@ def comparison_plan(
     Args:
         store: Database of the study.
         study: The study.
-        methods: Names with commas between them; None for all.
-        budgets: Shares to save with commas between them; None for what the selected schedule saves.
+        methods: Names; None for all.
+        budgets: Shares to save, as numbers or as somebody wrote them; None for what the selected schedule saves.
         match: What is alike, see `ComparisonPlan`.
         seeds: Seeds of each method with chance.
         advice: What to do about a study that has not finished; None for the command that resumes it.
@@ -68,7 +68,7 @@ def comparison_plan(
         raise ConfigError(f"--match is {match!r}: expected latency or flops.")
     if seeds < 1:
         raise ConfigError(f"--seeds is {seeds}: expected at least 1.")
-    names = tuple(dict.fromkeys(_parts(methods))) if methods is not None else method_names()
+    names = tuple(dict.fromkeys(methods)) if methods is not None else method_names()
     unknown = [name for name in names if name not in method_names()]
     if unknown or not names:
         wrong = f"There is no method {unknown[0]!r}" if unknown else "--methods names nothing"
@@ -77,23 +77,24 @@ def comparison_plan(
     if study.chosen_trial is None:
         raise UnfinishedError(f"Study {study.name!r} has no chosen schedule to compare others with: {advice}.")
     kind = cast(Match, match)
-    targets = (_selected(store, study, kind, advice),) if budgets is None else tuple(map(_share, _parts(budgets)))
+    targets = (_selected(store, study, kind, advice),) if budgets is None else tuple(map(_share, budgets))
     if not targets:
         raise ConfigError("--budgets names nothing: expected shares to save, such as 0.15,0.25.")
     return ComparisonPlan(names, tuple(dict.fromkeys(targets)), kind, seeds)
 
 
-def _parts(text: str) -> list[str]:
+def listed(text: str) -> list[str]:
+    """What a text names, with commas between."""
     return [part for one in text.split(",") if (part := one.strip())]
 
 
-def _share(text: str) -> float:
+def _share(given: float | str) -> float:
     try:
-        share = float(text)
-    except ValueError:
+        share = float(given)
+    except (TypeError, ValueError):
         share = 0.0
     if not 0 < share <= _HIGHEST:
-        raise ConfigError(f"--budgets has {text!r}: expected shares to save, above 0 and at most {_HIGHEST:g}.")
+        raise ConfigError(f"--budgets has '{given}': expected shares to save, above 0 and at most {_HIGHEST:g}.")
     return share
 
 

@@ -13,6 +13,7 @@ from dashboards.app import Actions, FormField, RefusedError
 from dashboards.app import mount as mount_pages
 from ftp_core.errors import CoreError, DataError
 from search.comparison.methods import method_names
+from search.comparison.plan import listed
 from search.config.run_config import HEADINGS, SETTINGS, SUBMITTABLE
 from search.errors import SearchError
 from search.service.http.app import MountDashboard
@@ -92,7 +93,7 @@ def actions(store: ServiceStore, settings: ServiceSettings, prompts: PromptProce
         return prompts.answer(name, trial, asked.text, asked.new_tokens)
 
     def compare(name: str, methods: Sequence[str], budgets: str, match: str) -> None:
-        shares = [part.strip() for part in budgets.split(",") if part.strip()]
+        shares = listed(budgets)
         asked = {"methods": methods, "match": match} | ({"budgets": shares} if shares else {})
         compare_and_submit(name, ComparisonRequest.model_validate(asked), store)
 

@@ -87,11 +87,8 @@ def compare_and_submit(name: str, request: ComparisonRequest, store: ServiceStor
     study, advice = store.studies.get(name), "wait until it has finished, or resume it"
     if study.state is not StudyState.FINISHED:
         raise UnfinishedError(f"Study {name!r} is {study.state.value}: {advice}, and compare others with it then.")
-    methods, budgets = (
-        None if given is None else ",".join(map(str, given)) for given in (request.methods, request.budgets)
-    )
     try:
-        plan = comparison_plan(store, study, methods, budgets, request.match, request.seeds, advice)
+        plan = comparison_plan(store, study, request.methods, request.budgets, request.match, request.seeds, advice)
     except ConfigError as error:
         raise type(error)(in_fields(str(error), ComparisonRequest.model_fields)) from error
     store.queue.submit(name, by=_who(), comparison=asdict(plan))

@@ -200,11 +200,11 @@ def test_rows_are_kept_as_they_were(study: OpenStudy) -> None:
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({"methods": "shortgpt,magic"}, "There is no method 'magic': expected some of shortened_prompt"),
-        ({"methods": " , "}, "--methods names nothing"),
-        ({"budgets": "0.2,2"}, "--budgets has '2': expected shares to save, above 0 and at most 0.9"),
-        ({"budgets": "nan"}, "--budgets has 'nan'"),
-        ({"budgets": ","}, "--budgets names nothing"),
+        ({"methods": ["shortgpt", "magic"]}, "There is no method 'magic': expected some of shortened_prompt"),
+        ({"methods": []}, "--methods names nothing"),
+        ({"budgets": ["0.2", "2"]}, "--budgets has '2': expected shares to save, above 0 and at most 0.9"),
+        ({"budgets": ["nan"]}, "--budgets has 'nan'"),
+        ({"budgets": []}, "--budgets names nothing"),
         ({"match": "size"}, "--match is 'size': expected latency or flops"),
         ({"seeds": 0}, "--seeds is 0"),
         ({}, "was not measured yet: give --budgets"),
@@ -215,6 +215,10 @@ def test_wrong_plans_are_refused_before_anything_is_loaded(study: OpenStudy, ask
     with pytest.raises(ConfigError) as refused:
         comparison_plan(study.store, study.store.studies.get("one"), **given)
     assert said in str(refused.value)
+
+
+def test_what_is_listed_stands_between_commas() -> None:
+    assert listed(" shortgpt,, laco ,") == ["shortgpt", "laco"] and listed(" , ") == []
 
 
 def test_what_is_not_said_follows_from_the_selected_schedule(study: OpenStudy) -> None:

@@ -25,7 +25,7 @@ from search.cli.compare import print_compared
 from search.comparison.compare import compare
 from search.comparison.methods import method_names
 from search.comparison.ours import OwnSchedules
-from search.comparison.plan import ComparisonPlan, comparison_plan
+from search.comparison.plan import ComparisonPlan, comparison_plan, listed
 from search.config.run_config import RunConfig
 from search.errors import ConfigError, SearchError
 from search.inputs.data import Workload, load_workload

@@ -73,7 +73,8 @@ def initial_design(space: ScheduleSpace) -> list[GridIndices]:
         designs = [indices for weights in shapes if (indices := reaching(space, weights)) is not None][:_MOST]
     # Where no block may skip that depth suggests, the most even schedule is left.
     designs = designs or [space.even_at_target or (0,) * space.n_genes]
-    return list(dict.fromkeys([*uniform_design(space), *(space.repair(indices, rng) for indices in designs)]))
+    inside = (one if space.contains(one) else space.repair(one, rng) for one in designs)
+    return list(dict.fromkeys([*uniform_design(space), *inside]))
 
 
 def ablations(space: ScheduleSpace, most: int | None = None, sparsity: float = ABLATION_SPARSITY) -> list[GridIndices]:
@@ -128,14 +129,30 @@ def reaching(space: ScheduleSpace, weights: Sequence[float]) -> GridIndices | No
     if height is None:
         return None
     reached = _scaled(space, weights, height)
+    # What rounding adds beyond the target comes off the first blocks, so that tokens still skip from some block on:
+    # those that come back bring later blocks states that nothing was made for.
     if target is None:
-        return reached
-    # What rounding adds beyond the target comes off the first blocks.
+        return _trimmed(space, reached, is_enough)
     spare, least = sum(reached) - target, list(reached)
     for block, index in enumerate(least):
         taken = min(spare, 1, index)
         least[block], spare = index - taken, spare - taken
     return tuple(least)
+
+
+def _trimmed(space: ScheduleSpace, indices: GridIndices, is_enough: Callable[[GridIndices], bool]) -> GridIndices:
+    """The same with one step less in as many of the first genes of each kind as it can do without."""
+    kinds = [name.partition("_")[0] for name in space.genes.names]
+    done = set[str]()
+    for gene, index in enumerate(indices):
+        less = (*indices[:gene], index - 1, *indices[gene + 1 :])
+        if not index or kinds[gene] in done:
+            continue
+        if is_enough(less):
+            indices = less
+        else:
+            done.add(kinds[gene])
+    return indices
 
 
 def _lowest(holds: Callable[[float], bool], most: float) -> float | None:

@@ -53,6 +53,20 @@ def test_where_keys_are_kept_the_design_is_better_than_the_shortened_prompt_and_
     assert target > 0.5 or (first < 0.75 * shortened and sorted([first, *others])[2] < 0.9 * shortened)
 
 
+@pytest.mark.parametrize("granularity", ["block", "half"])
+@pytest.mark.parametrize("target", [0.15, 0.25, 0.33])
+def test_at_a_target_of_cost_no_token_comes_back(target: float, granularity: Granularity) -> None:
+    def flops(schedule: SparsitySchedule) -> float:
+        return sum(1 - 0.2 * block.attention - 0.75 * block.mlp for block in schedule.blocks)
+
+    limits = (CostLimit("target_flops_saved", target, flops, 30.0),)
+    space = ScheduleSpace(30, limits=limits, granularity=granularity, kv="keep")
+    for schedule in map(space.schedule, initial_design(space)):
+        assert list(schedule.attention) == sorted(schedule.attention) and list(schedule.mlp) == sorted(schedule.mlp)
+        # And nothing is skipped for nothing.
+        assert target <= 1 - flops(schedule) / 30 + 1e-9 < target + 0.002
+
+
 def test_without_a_target_the_design_spreads_over_costs() -> None:
     design = initial_design(ScheduleSpace(30))
     overall = sorted(sum(one) / 600 for one in design if len(set(one)) > 1)

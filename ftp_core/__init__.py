@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from ftp_core.skipping.families import Family as Family
     from ftp_core.skipping.families import register_family as register_family
     from ftp_core.skipping.families import supported_families as supported_families
+    from ftp_core.skipping.fitted_keys import FittedKeys as FittedKeys
+    from ftp_core.skipping.fitted_keys import give_fitted_keys as give_fitted_keys
+    from ftp_core.skipping.kept_projections import give_kept_projections as give_kept_projections
     from ftp_core.skipping.skipping_model import SkippingModel as SkippingModel
     from ftp_core.skipping.substitutes import give_substitutes as give_substitutes
     from ftp_core.text.encoding import EncodedExample as EncodedExample
@@ -50,6 +53,7 @@ _HOMES = {
     "FTPConfig": "ftp_core.model.configuration",
     "FTPForCausalLM": "ftp_core.model.causal_lm",
     "Family": "ftp_core.skipping.families",
+    "FittedKeys": "ftp_core.skipping.fitted_keys",
     "HiddenRouter": "ftp_core.routers",
     "LoadedModel": "ftp_core.loading.models",
     "LocalRouter": "ftp_core.routers",
@@ -66,6 +70,8 @@ _HOMES = {
     "distill": "ftp_core.training.distillation",
     "encode": "ftp_core.text.encoding",
     "fit_substitutes": "ftp_core.training.substitution",
+    "give_fitted_keys": "ftp_core.skipping.fitted_keys",
+    "give_kept_projections": "ftp_core.skipping.kept_projections",
     "give_substitutes": "ftp_core.skipping.substitutes",
     "load_model": "ftp_core.loading.models",
     "register_family": "ftp_core.skipping.families",

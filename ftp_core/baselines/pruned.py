@@ -20,6 +20,7 @@ from ftp_core.errors import ModelError
 from ftp_core.routers import Router, StaticRouter
 from ftp_core.schedule import MAX_SPARSITY, BlockSparsity, SparsitySchedule
 from ftp_core.skipping.families import family_of
+from ftp_core.skipping.fitted_keys import keys_fitted
 from ftp_core.skipping.head import Head
 from ftp_core.skipping.kept_projections import kept_projections_of
 from ftp_core.skipping.prefixes import Passage
@@ -66,7 +67,8 @@ class ScheduledModel:
 
     def prefill(self, prompts: PromptBatch) -> Prefill:
         """See `PrunedModel`."""
-        return self.model.prefill(prompts, self.schedule, self.router)
+        with keys_fitted(self.model, self.schedule):
+            return self.model.prefill(prompts, self.schedule, self.router)
 
     def continuation_hidden(self, prefill: Prefill, continuations: ContinuationBatch) -> Tensor:
         """See `PrunedModel`."""
@@ -93,7 +95,8 @@ class ScheduledModel:
     def n_parameters(self) -> int:
         """See `PrunedModel`; those of the router, and of what stands in for halves or projections, are included."""
         base = self.model.model
-        parts = (base, self.router, substitutes_of(base), kept_projections_of(base))
+        with keys_fitted(self.model, self.schedule):
+            parts = (base, self.router, substitutes_of(base), kept_projections_of(base))
         modules = (part for part in parts if isinstance(part, nn.Module))
         return sum(parameter.numel() for module in modules for parameter in module.parameters())
 

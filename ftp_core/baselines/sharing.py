@@ -17,8 +17,10 @@ from ftp_core.cost.memory import BlockHeads, block_heads
 from ftp_core.errors import ModelError, ScheduleError
 from ftp_core.skipping.dispatch import is_spread
 from ftp_core.skipping.families import family_of
+from ftp_core.skipping.fitted_keys import fitted_keys_of
+from ftp_core.skipping.kept_projections import kept_projections_of
 from ftp_core.skipping.skipping_model import SkippingModel
-from ftp_core.skipping.substitutes import give_substitutes
+from ftp_core.skipping.substitutes import substitutes_of
 
 NO_HEADS = BlockHeads(0, 0)
 
@@ -101,9 +103,11 @@ def _shared_base(base: PreTrainedModel) -> PreTrainedModel:
         raise ModelError(
             "Parts of this model are on several devices or offloaded, and cannot be exchanged: load it on one device."
         )
-    shared = copy.deepcopy(base, memo={id(tensor): tensor for tensor in (*base.parameters(), *base.buffers())})
-    # Nothing is skipped, so that nothing stands in for it.
-    give_substitutes(shared, None, ())
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in (*base.parameters(), *base.buffers())}
+    # Nothing is skipped, so that nothing stands in for it, and no keys are fitted to it.
+    parts = substitutes_of(base), fitted_keys_of(base), kept_projections_of(base)
+    memo |= {id(part): None for part in parts if part is not None}
+    shared = copy.deepcopy(base, memo=memo)
     return shared
 
 

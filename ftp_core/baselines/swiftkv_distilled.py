@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil
 from typing import Any
@@ -16,22 +16,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers.pytorch_utils import Conv1D
 
 from ftp_core.baselines.fitting import Effort, check_usable, prompt_batches
 from ftp_core.baselines.protocol import Budget
 from ftp_core.baselines.pruned import ScheduledModel
 from ftp_core.baselines.sharing import shared_copy
 from ftp_core.baselines.swiftkv import LastTokenRouter, SwiftKV
-from ftp_core.checks import is_plain
-from ftp_core.errors import ModelError
 from ftp_core.quality.quality import QualitySet
 from ftp_core.routers import RoutingState
 from ftp_core.schedule import MAX_SPARSITY
-from ftp_core.skipping.halves import keys_and_values
 from ftp_core.skipping.interception import BlockCall, replaced_forwards
 from ftp_core.skipping.kept_projections import KeptProjections, give_kept_projections
 from ftp_core.skipping.norms import MeasuredStates
+from ftp_core.skipping.projection_fits import RIDGE, RidgeSums, changed_copies, of_tokens, projected
 from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.text.encoding import EncodedExample, length_sorted_batches
 from ftp_core.training.batch_progress import BatchProgress
@@ -41,8 +38,6 @@ from ftp_core.training.gated import TrainingBatch
 from ftp_core.training.memory import recomputes_blocks
 from ftp_core.training.teacher import Lesson, Teacher
 
-# Of the mean variance of what projections read: few prompts leave most directions of it undecided.
-_RIDGE = 0.03
 _HELD_OUT_BATCH = 16
 
 Projections = Mapping[int, Mapping[str, nn.Module]]
@@ -232,41 +227,6 @@ def _stops(model: SkippingModel, prompt_lengths: Tensor, width: int) -> Tensor:
     return state.real & ~LastTokenRouter().keep(MAX_SPARSITY, state)
 
 
-@dataclass
-class _Sums:
-    """Sums over tokens that stop, of which the regressions of a block are made, in float32.
-
-    Attributes:
-        n_tokens: Number of tokens.
-        read: Outer products of what projections read `[D, D]`.
-        missed: By the projection's name, products of that with what it misses `[D, K]`.
-    """
-
-    n_tokens: int = 0
-    read: Tensor | None = None
-    missed: dict[str, Tensor] = field(default_factory=dict)
-
-    def add(self, read_SD: Tensor, missed: Mapping[str, Tensor]) -> None:
-        """Adds tokens."""
-        read_SD = read_SD.float()
-        self.n_tokens += len(read_SD)
-        read_DD = read_SD.T @ read_SD
-        self.read = read_DD if self.read is None else self.read + read_DD
-        for name, missed_SK in missed.items():
-            product_DK = read_SD.T @ missed_SK.float()
-            self.missed[name] = self.missed[name] + product_DK if name in self.missed else product_DK
-
-    def changes(self, ridge: float) -> dict[str, Tensor]:
-        """Changes of the projections' weights with the least squared error `[D, K]`."""
-        assert self.read is not None
-        # No token stops where prompts have but one.
-        n_tokens = max(1, self.n_tokens)
-        mean_DD = self.read / n_tokens
-        penalty = (ridge * mean_DD.diagonal().mean()).clamp(min=torch.finfo(torch.float32).tiny)
-        mean_DD.diagonal().add_(penalty)
-        return {name: torch.linalg.solve(mean_DD, missed / n_tokens) for name, missed in self.missed.items()}
-
-
 @torch.no_grad()
 def fit_projections(
     model: SkippingModel,
@@ -274,7 +234,7 @@ def fit_projections(
     n_whole: int,
     effort: Effort,
     on_batch: Callable[[], None] = lambda: None,
-    ridge: float = _RIDGE,
+    ridge: float = RIDGE,
 ) -> Projections:
     """Fits copies of the projections of later keys and values to the dense model's, from states behind a block.
 
@@ -292,7 +252,7 @@ def fit_projections(
     Raises:
         ModelError: A projection is quantised or not in memory.
     """
-    sums = {index: _Sums() for index in range(n_whole, model.n_blocks)}
+    sums = {index: RidgeSums() for index in range(n_whole, model.n_blocks)}
     for prompts in prompt_batches(model, examples):
         prompts = prompts.to(model.device)
         stops_BL = _stops(model, prompts.lengths, prompts.ids.shape[1])
@@ -300,54 +260,28 @@ def fit_projections(
         effort.tokens += int(prompts.lengths.sum())
         on_batch()
     assert model.family.halves is not None
-    fitted: dict[int, dict[str, nn.Module]] = {}
-    for index, of_block in sums.items():
-        attention = model.blocks[index].get_submodule(model.family.halves[0])
-        fitted[index] = {}
-        for name, change_DK in of_block.changes(ridge).items():
-            own: Any = attention.get_submodule(name)
-            part: Any = copy.deepcopy(own)
-            wide_DK = change_DK if isinstance(own, Conv1D) else change_DK.T
-            part.weight.copy_(own.weight.float() + wide_DK)
-            fitted[index][name] = part
-    return fitted
+    of_attention = model.family.halves[0]
+    return {
+        index: changed_copies(model.blocks[index].get_submodule(of_attention), of_block.changes(ridge))
+        for index, of_block in sums.items()
+    }
 
 
 def _summed(
-    model: SkippingModel, sums: Mapping[int, _Sums], stops_BL: Tensor, states: list[Tensor], index: int, call: BlockCall
+    model: SkippingModel,
+    sums: Mapping[int, RidgeSums],
+    stops_BL: Tensor,
+    states: list[Tensor],
+    index: int,
+    call: BlockCall,
 ) -> Tensor:
     """Runs a block of the dense model, and adds what its projections are to learn; `states` begin empty."""
     if index not in sums:
         return call.run(call.hidden)
     if not states:
         states.append(call.hidden.contiguous())
-    assert model.family.halves is not None
-    attention, stops_BL = call.block.get_submodule(model.family.halves[0]), stops_BL.to(call.hidden.device)
-    noted: dict[str, tuple[Tensor, Tensor]] = {}
-
-    def noting(name: str, _: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
-        noted[name] = arguments[0][stops_BL], output[stops_BL]
-
-    parts = {
-        name: part
-        for name, part in attention.named_modules()
-        if isinstance(part, nn.Linear | Conv1D) and name != model.family.query
-    }
-    hooks = [part.register_forward_hook(partial(noting, name)) for name, part in parts.items()]
-    try:
-        keys_and_values(call, model.family, MeasuredStates(states[0].to(call.hidden.device)))
-        # The output's projection comes behind keys and values.
-        found = dict(noted)
-        behind_BLD = call.run(call.hidden)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    weights: list[Any] = [parts[name].weight for name in found]
-    if not weights or not all(is_plain(weight) and weight.is_floating_point() for weight in weights):
-        raise ModelError(
-            f"{SwiftKVDistilled.name} trains projections of keys and values, but those of block {index} are quantised "
-            "or not in memory: load the model in floating point, or compare with swiftkv."
-        )
-    read_SD = next(iter(found.values()))[0]
-    sums[index].add(read_SD, {name: noted[name][1] - made_SK for name, (_, made_SK) in found.items()})
-    return behind_BLD
+    stops_BL = stops_BL.to(call.hidden.device)
+    found = projected(call, model.family, MeasuredStates(states[0].to(call.hidden.device)))
+    own = projected(call, model.family, MeasuredStates(call.hidden.contiguous()))
+    sums[index].add(of_tokens(found, stops_BL), {name: one.made[stops_BL] for name, one in own.items()})
+    return call.run(call.hidden)

@@ -25,6 +25,7 @@ from ftp_core.loading.placement import computes_natively, device_name, device_of
 from ftp_core.loading.reference import ModelName, ModelReference
 from ftp_core.skipping.dispatch import is_spread, stored_weights
 from ftp_core.skipping.families import context_of, family_of
+from ftp_core.skipping.fitted_keys import fitted_keys_of
 from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.skipping.substitutes import substitutes_of
 
@@ -73,11 +74,12 @@ class LoadedModel:
         return known
 
     def skipping_fingerprint(self) -> str:
-        """SHA-256 over what results under schedules depend on: `fingerprint`, and what stands in for skipped halves."""
-        maps = substitutes_of(self.skipping.model)
-        if maps is None:
+        """SHA-256 over what results under schedules depend on: `fingerprint`, substitutes, what keys are fitted to."""
+        parts = substitutes_of(self.skipping.model), fitted_keys_of(self.skipping.model)
+        given = [one.fingerprint() for one in parts if one is not None]
+        if not given:
             return self.fingerprint()
-        return hashlib.sha256(f"{self.fingerprint()} {maps.fingerprint()}".encode()).hexdigest()
+        return hashlib.sha256(" ".join([self.fingerprint(), *given]).encode()).hexdigest()
 
     def _computed_fingerprint(self) -> str:
         config = self.skipping.model.config.to_diff_dict()

@@ -25,8 +25,10 @@ from ftp_core.model.checkpoint import (
     check_caller,
     check_loaded,
     loading,
+    projections_like,
     read_base,
     read_config,
+    read_projections,
     read_router,
     read_substitutes,
 )
@@ -42,6 +44,7 @@ from ftp_core.skipping.attention import kernel_name
 from ftp_core.skipping.cache import FTPCache
 from ftp_core.skipping.dispatch import device_of_inputs, execution_device
 from ftp_core.skipping.families import family_of
+from ftp_core.skipping.kept_projections import give_kept_projections, kept_projections_of
 from ftp_core.skipping.packing import AUTO
 from ftp_core.skipping.pruned_forward import PrunedForward
 from ftp_core.skipping.substitutes import Substitutes, give_substitutes, substitutes_of
@@ -99,6 +102,10 @@ class FTPForCausalLM(PromptedGeneration, PreTrainedModel, GenerationMixin):
             width, dtype = self.base.config.hidden_size, self.base.dtype
             self.substitutes = Substitutes(self.n_blocks, width, config.substitute_rank, dtype)
             give_substitutes(self.base, self.substitutes, self._family.blocks_of(self.base))
+        self.kept_projections = kept_projections_of(self.base)
+        if self.kept_projections is None and config.kept_projections:
+            self.kept_projections = projections_like(config, self.base)
+            give_kept_projections(self.base, self.kept_projections)
         self._break_even: BreakEven | None = None
         self.packing = AUTO
         if base is None:
@@ -150,6 +157,7 @@ class FTPForCausalLM(PromptedGeneration, PreTrainedModel, GenerationMixin):
             decode_sparsity=decode_sparsity,
             keep_first=checked_keep_first(keep_first),
             substitute_rank=0 if (maps := substitutes_of(model)) is None else maps.rank,
+            kept_projections=None if (kept := kept_projections_of(model)) is None else kept.described(),
             dtype=model.dtype,
         )
         pruned = cls(config, model, router)
@@ -362,7 +370,7 @@ class FTPForCausalLM(PromptedGeneration, PreTrainedModel, GenerationMixin):
             identity: str | None = model_identity(self.base, weights=of_base)
         else:
             name, revision, identity = reference(self.base, kept)
-            weights = {key: one.cpu() for key, one in weights.items() if key.startswith(("router.", "substitutes."))}
+            weights = {key: one.cpu() for key, one in weights.items() if not key.startswith("base.")}
             kwargs.pop("max_shard_size", None)
         check_finite_weights(weights.items())
         self.config.base_model, self.config.base_revision, self.config.base_identity = name, revision, identity
@@ -407,6 +415,7 @@ class FTPForCausalLM(PromptedGeneration, PreTrainedModel, GenerationMixin):
             router = read_router(config, source, kwargs)
             maps = read_substitutes(config, source, kwargs)
             base, info = read_base(config, source, kwargs)
+            give_kept_projections(base, read_projections(config, source, kwargs, base))
             if maps is not None:
                 give_substitutes(base, maps.to(base.dtype), family_of(base.config).blocks_of(base))
             schedule = SparsitySchedule.from_json(config.schedule)

@@ -23,6 +23,8 @@ from ftp_core.loading.reference import ModelReference
 from ftp_core.model.configuration import FTPConfig
 from ftp_core.routers import Router, ScoringRouter, StaticRouter, build_router, check_router_finite, describe_router
 from ftp_core.schedule import SparsitySchedule
+from ftp_core.skipping.families import family_of
+from ftp_core.skipping.kept_projections import KeptProjections
 from ftp_core.skipping.substitutes import Substitutes
 
 _WEIGHTS = "model.safetensors"
@@ -151,6 +153,32 @@ def read_substitutes(config: FTPConfig, source: str | os.PathLike[str], kwargs: 
         maps = Substitutes(n_blocks, width, config.substitute_rank, weights["blocks.0.mlp.bias"].dtype)
         maps.load_state_dict(weights)
     return maps
+
+
+def projections_like(config: FTPConfig, base: PreTrainedModel) -> KeptProjections:
+    """Projections of the shape of those that a configuration tells of, with the dense model's weights."""
+    family = family_of(base.config)
+    assert config.kept_projections is not None
+    assert family.halves is not None
+    attention = family.halves[0]
+    attentions = {i: block.get_submodule(attention) for i, block in enumerate(family.blocks_of(base))}
+    return KeptProjections.like(config.kept_projections, attentions)
+
+
+def read_projections(
+    config: FTPConfig, source: str | os.PathLike[str], kwargs: dict[str, Any], base: PreTrainedModel
+) -> KeptProjections | None:
+    """Reads projections of skipped tokens' keys of a model that was saved without the dense model's weights.
+
+    Raises:
+        ModelError: Their file is missing or damaged, or holds others.
+    """
+    if not config.kept_projections:
+        return None
+    with loading(f"The projections of {source!s}", "save the model again"):
+        projections = projections_like(config, base)
+        projections.load_state_dict(_weights_of("kept_projections.", source, kwargs))
+    return projections
 
 
 def _weights_of(prefix: str, source: str | os.PathLike[str], kwargs: dict[str, Any]) -> dict[str, torch.Tensor]:

@@ -28,6 +28,8 @@ class FTPConfig(PreTrainedConfig):
         decode_sparsity: Most that a block may skip of the decoded tokens; 0 prunes only the prompt.
         keep_first: Number of tokens at the beginning of every prompt that are protected.
         substitute_rank: Rank of the maps that stand in for halves of blocks that tokens skip; 0 for none.
+        kept_projections: Which projections of keys and values tokens that skip attention have of their own, and the
+            schedule that they are fitted to (`KeptProjections.described`); None for none.
     """
 
     model_type = PRUNED_TYPE
@@ -45,6 +47,7 @@ class FTPConfig(PreTrainedConfig):
         decode_sparsity: float = 0.0,
         keep_first: int = 0,
         substitute_rank: int = 0,
+        kept_projections: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         if isinstance(base_config, dict):
@@ -58,6 +61,7 @@ class FTPConfig(PreTrainedConfig):
         self.decode_sparsity = decode_sparsity
         self.keep_first = keep_first
         self.substitute_rank = substitute_rank
+        self.kept_projections = kept_projections
         if base_config is not None:
             for name in ("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings"):
                 kwargs.setdefault(name, getattr(base_config, name, None))

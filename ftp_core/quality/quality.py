@@ -24,6 +24,7 @@ from ftp_core.quality.intervals import bootstrap_interval, wilson_interval
 from ftp_core.routers import Router, ScoringRouter, StaticRouter
 from ftp_core.routers.protocol import scored_once
 from ftp_core.schedule import SparsitySchedule
+from ftp_core.skipping.fitted_keys import keys_fitted
 from ftp_core.skipping.head import Head
 from ftp_core.skipping.prefixes import PrefixStore, Scope
 from ftp_core.skipping.skipping_model import SkippingModel
@@ -348,7 +349,10 @@ class QualitySet:
         self._check(schedule, router)
         found = []
         node_bytes = self._state_bytes(choices, scored_once(router))
-        with prefixes.path(self.scope(router, choices), schedule, self.n_items, node_bytes) as path:
+        with (
+            keys_fitted(self.model, schedule),
+            prefixes.path(self.scope(router, choices), schedule, self.n_items, node_bytes) as path,
+        ):
             for batch, dense_hidden in zip(self._batches, self._dense_hidden, strict=True):
                 of_prompts, of_answers, of_choices = path.passages()
                 prefill = self.model.prefill(batch.prompts, schedule, router, of_prompts)

@@ -122,7 +122,8 @@ class PromptPass(BlockPass):
         self._packings: dict[int, Packing] = {}
         self.plans: dict[tuple[BlockSparsity, int | None], HalvesPlan] = {}
         self.substitutes = substitutes_of(self.model)
-        self.kept_projections = kept_projections_of(self.model)
+        given = kept_projections_of(self.model)
+        self.kept_projections = None if given is None else given.serving(self.schedule)
         if self.routes_decoding and self.cache is not None:
             n_decoded = torch.zeros(n_rows, dtype=torch.long, device=self.real.device)
             self.cache.decode = DecodeState([], [], [], n_decoded, [])

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ftp_core.routers import RoutingState, ScoringRouter
 from ftp_core.schedule import SparsitySchedule
+from ftp_core.skipping.fitted_keys import keys_fitted
 from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.text.encoding import PromptBatch
 
@@ -81,7 +82,7 @@ def calibrate_thresholds(
     calibrated, schedule = copy.deepcopy(router), model.checked(schedule)
     n_thresholds = model.n_blocks * (1 if schedule.is_plain else 2)
     calibrating = _Calibrating(calibrated, schedule, [0.5] * n_thresholds)
-    with torch.inference_mode():
+    with torch.inference_mode(), keys_fitted(model, schedule):
         model.prefill(prompts, schedule, calibrating)
     calibrated.set_thresholds(calibrating.thresholds, schedule)
     return calibrated

@@ -30,6 +30,7 @@ from ftp_core.loading.identity import model_identity
 from ftp_core.quality.quality import QualitySet
 from ftp_core.routers import FEATURES, FEATURES_OF_HALVES, DynamicRouter, GateRouter, ScoringRouter, router_to_bytes
 from ftp_core.schedule import SparsitySchedule
+from ftp_core.skipping.fitted_keys import keys_fitted
 from ftp_core.skipping.prefixes import PrefixStore
 from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.text.encoding import EncodedExample, check_readable, encoded_fingerprint, length_sorted_batches
@@ -347,7 +348,7 @@ class _Run:
         for turn in range(config.accumulate):
             lesson = lessons[state.next_lesson(len(lessons))]
             schedule = self.schedules[(state.step * config.accumulate + turn) % len(self.schedules)]
-            with _precision(self.model.device, config.autocast):
+            with keys_fitted(self.model, schedule), _precision(self.model.device, config.autocast):
                 hidden_TD, guide, sparsity = gated_forward(
                     self.model,
                     self.router,

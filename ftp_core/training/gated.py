@@ -20,9 +20,10 @@ from ftp_core.routers.state import Half
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.attention import AttentionGate
 from ftp_core.skipping.interception import BlockCall
+from ftp_core.skipping.kept_projections import KeptProjections, kept_projections_of
 from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.text.encoding import EncodedExample, pad_right
-from ftp_core.training.gated_blocks import gated_block, gated_halves
+from ftp_core.training.gated_blocks import gated_block, gated_halves, projected_apart
 from ftp_core.training.losses import guide_loss, sparsity_loss
 
 
@@ -66,6 +67,7 @@ class _GatedPass:
     state: RoutingState
     symmetric: bool
     checkpoints: bool
+    projections: KeptProjections | None
     guides: list[Tensor] = field(default_factory=list)
     sparsities: list[Tensor] = field(default_factory=list)
     gates: list[Tensor] = field(default_factory=list)
@@ -84,6 +86,8 @@ class _GatedPass:
         observed_BW, weight_BW = (of.to(device) for of in last_kept)
         window = self.model.family.window(self.model.model.config, index)
 
+        projections = None if self.projections is None else self.projections.of(index)
+
         def run(hidden_BLD: Tensor, gate_BL: Tensor, mlp_gate_BL: Tensor) -> tuple[Tensor, Tensor]:
             keys_BL = torch.ones_like(gate_BL) if entry.keeps_kv else gate_BL
             gate = AttentionGate(keys_BL, observed_BW, weight_BW, window)
@@ -91,7 +95,8 @@ class _GatedPass:
             if entry.is_whole:
                 behind_BLD = gated_block(self.model, call, hidden_BLD, gate, gates[0])
             else:
-                behind_BLD = gated_halves(self.model, index, call, hidden_BLD, gate, *gates)
+                with projected_apart(self.model, call.block, projections, gates[0]):
+                    behind_BLD = gated_halves(self.model, index, call, hidden_BLD, gate, *gates)
             assert gate.received is not None
             return behind_BLD, gate.received
 
@@ -161,7 +166,9 @@ def gated_forward(
         sparsity loss of a `GateRouter` is that of its budget.
     """
     state = RoutingState.padded_right(batch.prompt_lengths, batch.ids.shape[1], model.keep_first)
-    handler = _GatedPass(model, router, schedule, state, symmetric_sparsity, gradient_checkpointing)
+    given = kept_projections_of(model.model)
+    projections = None if given is None else given.serving(schedule)
+    handler = _GatedPass(model, router, schedule, state, symmetric_sparsity, gradient_checkpointing, projections)
     n_blocks = model.n_blocks if n_blocks is None else n_blocks
 
     def handle(index: int, call: BlockCall) -> Tensor:

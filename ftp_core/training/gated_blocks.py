@@ -5,7 +5,7 @@ Shapes: B rows, L tokens of a row, D hidden width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -91,6 +91,32 @@ def gated_halves(
         return out_BLD
     # Tokens that skip both get one map for the whole block.
     return _between(out_BLD, hidden_BLD + maps.whole(hidden_BLD), (1 - attention_BL) * (1 - mlp_BL))
+
+
+@contextmanager
+def projected_apart(
+    model: SkippingModel, block: nn.Module, projections: Mapping[str, nn.Module] | None, gate_BL: Tensor | None
+) -> Iterator[None]:
+    """Context in which other projections make keys and values of the tokens that skip a block's attention.
+
+    Args:
+        model: The model.
+        block: The block.
+        projections: What runs in place of projections of its attention, by their names; None or empty: nothing does.
+        gate_BL: 1 for tokens that run its attention, 0 for those that skip it; None if none skips.
+    """
+    if not projections or gate_BL is None:
+        yield
+        return
+    assert model.family.halves is not None
+    attention, others = block.get_submodule(model.family.halves[0]), list(projections.values())
+
+    def replaced(number: int, module: nn.Module) -> Callable[..., Tensor]:
+        forward = module.forward
+        return lambda hidden_BLD: _between(others[number](hidden_BLD), forward(hidden_BLD), gate_BL)
+
+    with replaced_forwards([attention.get_submodule(name) for name in projections], replaced):
+        yield
 
 
 def _alone(model: SkippingModel) -> dict[str, None]:

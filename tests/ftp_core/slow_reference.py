@@ -5,7 +5,7 @@ No gathering, no cache, one explicit mask for every kernel.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +17,7 @@ from ftp_core.routers import Router, RoutingState, ScoringRouter, StaticRouter
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.families import family_of
 from ftp_core.skipping.interception import BlockCall, intercepted
+from ftp_core.skipping.kept_projections import kept_projections_of
 from ftp_core.skipping.substitutes import LowRank, substitutes_of
 
 
@@ -59,6 +60,23 @@ def halves_for(
             return (first, *others) if isinstance(output, tuple) else first
 
         handles.append(block.get_submodule(name).register_forward_hook(changed, with_kwargs=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def projecting(block: nn.Module, runs_T: Tensor, parts: Mapping[str, nn.Module]) -> Iterator[None]:
+    """Context in which other projections of a block's attention serve the tokens that do not run it [T]."""
+    attention = next(module for name, module in block.named_children() if "attn" in name or name == "attention")
+    handles = [
+        attention.get_submodule(name).register_forward_hook(
+            lambda _, args, output, part=part: torch.where(runs_T[None, :, None], output, part(args[0]))
+        )
+        for name, part in parts.items()
+    ]
     try:
         yield
     finally:
@@ -172,18 +190,21 @@ def slow_logits(
         # Additive, as every kernel takes it.
         mask = torch.zeros(1, 1, total, total).masked_fill(~visible, torch.finfo(torch.float32).min)
         arguments = {"attention_mask": mask, family.cache_argument: None}
+        given = kept_projections_of(model) if entry.keeps_kv else None
+        projections = call.block, runs, {} if given is None else given.of(index)
         if entry.is_whole:
             out = torch.where(runs[None, :, None], call.run(call.hidden, **arguments), call.hidden)
         else:
             maps = substitutes_of(model)
             own = (None, None) if maps is None else maps.of(index)[:2]
-            with halves_for(call.block, family.halves, (runs, runs_mlp), own):
+            with halves_for(call.block, family.halves, (runs, runs_mlp), own), projecting(*projections):
                 out = call.run(call.hidden, **arguments)
             if maps is not None:
                 passed = call.hidden + maps.of(index).whole(call.hidden)
                 out = torch.where((runs | runs_mlp)[None, :, None], out, passed)
         if router.window:
-            weights = attention_of(model, index, call, mask)[0].mean(0)
+            with projecting(*projections):
+                weights = attention_of(model, index, call, mask)[0].mean(0)
             listeners = keep[0].nonzero().flatten()[-router.window :]
             received = weights[listeners].sum(0)[:n_prompt] / len(listeners)
             state.observe(received[None], has_key[None, :n_prompt])

@@ -9,9 +9,15 @@ from typing import TypeVar
 import pytest
 import torch
 from _pytest.mark import ParameterSet
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from ftp_core.skipping.families import family_of
+from ftp_core.skipping.interception import BlockCall
+from ftp_core.skipping.kept_projections import KeptProjections, give_kept_projections
+from ftp_core.skipping.norms import MeasuredStates
+from ftp_core.skipping.projection_fits import changed_copies, projected
+from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.skipping.substitutes import Substitutes, give_substitutes
 
 N_BLOCKS = 3
@@ -231,3 +237,29 @@ def with_maps(name: str = "llama", rank: int = 2) -> PreTrainedModel:
         parameter.normal_(generator=draw).mul_(0.3)
     give_substitutes(model, maps, blocks)
     return model
+
+
+@cache
+def with_projections(name: str = "llama") -> PreTrainedModel:
+    """A tiny model with random projections of the keys and values of tokens that skip attention."""
+    model = SkippingModel(fresh_tiny(name))
+    give_kept_projections(model.model, random_projections(model))
+    return model.model
+
+
+@torch.no_grad()
+def random_projections(model: SkippingModel) -> KeptProjections:
+    """Projections that are not a model's own."""
+    draw, of_blocks = torch.Generator().manual_seed(0), {}
+
+    def handle(index: int, call: BlockCall) -> Tensor:
+        attention = call.block.get_submodule(model.family.halves[0])
+        changes = {
+            part: torch.randn(one.read.shape[-1], one.made.shape[-1], generator=draw).mul_(0.2)
+            for part, one in projected(call, model.family, MeasuredStates(call.hidden)).items()
+        }
+        of_blocks[index] = changed_copies(attention, changes)
+        return call.run(call.hidden)
+
+    model.run(handle, torch.tensor([[3, 4, 5]]), use_cache=False)
+    return KeptProjections(of_blocks)

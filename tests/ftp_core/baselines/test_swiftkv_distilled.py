@@ -145,7 +145,7 @@ def test_projections_that_cannot_be_trained_are_refused() -> None:
     model = SkippingModel(deep_base())
     for attention in (block.self_attn for block in model.blocks):
         attention.k_proj, attention.v_proj = Opaque(attention.k_proj), Opaque(attention.v_proj)
-    with pytest.raises(ModelError, match="those of block 3 are quantised or not in memory"):
+    with pytest.raises(ModelError, match="those of this model are quantised or not in memory"):
         fit_projections(model, examples(), N_WHOLE, Effort(model))
 
 

@@ -40,7 +40,17 @@ from ftp_core.training.gated_blocks import gated_halves
 from ftp_core.training.losses import guide_loss, sparsity_loss
 from tests.ftp_core.made_up_routers import random_router
 from tests.ftp_core.slow_reference import slow_logits
-from tests.ftp_core.tiny_models import CONFIGS, N_BLOCKS, VOCABULARY, crossed, each, fresh_tiny, tiny, with_maps
+from tests.ftp_core.tiny_models import (
+    CONFIGS,
+    N_BLOCKS,
+    VOCABULARY,
+    crossed,
+    each,
+    fresh_tiny,
+    tiny,
+    with_maps,
+    with_projections,
+)
 
 ABLE = [name for name in CONFIGS if family_of(tiny(name).config).halves is not None]
 shares = st.lists(st.sampled_from([0.0, 0.0, 0.3, 0.55, 0.8, 0.95]), min_size=N_BLOCKS, max_size=N_BLOCKS)
@@ -56,6 +66,8 @@ examples = st.lists(
 )
 SOME = [EncodedExample(tuple(range(3 + i, 18 + i)), ((3, 4),), 0, False) for i in range(8)]
 SCHEDULE = SparsitySchedule.of_halves([0.5, 0.3, 0.0], [0.3, 0.6, 0.5], [True, False, False])
+
+GIVEN = {"nothing": tiny, "maps": with_maps, "projections": with_projections}
 
 
 def drawn(router: ScoringRouter, seed: int = 0) -> ScoringRouter:
@@ -73,13 +85,13 @@ def for_halves(seed: int = 0, window: int = 3) -> DynamicRouter:
     return router
 
 
-@pytest.mark.parametrize(("name", "has_maps"), crossed(ABLE, [False, True]))
+@pytest.mark.parametrize(("name", "given"), crossed(ABLE, ["nothing", "maps", "projections"]))
 @settings(max_examples=5)
 @given(examples=examples, schedule=schedules, seed=st.integers(0, 9))
 def test_gated_halves_equal_a_masked_full_computation_in_every_family(
-    name: str, has_maps: bool, examples: list[EncodedExample], schedule: SparsitySchedule, seed: int
+    name: str, given: str, examples: list[EncodedExample], schedule: SparsitySchedule, seed: int
 ) -> None:
-    model, router = SkippingModel(with_maps(name) if has_maps else tiny(name)), for_halves(seed)
+    model, router = SkippingModel(GIVEN[given](name)), for_halves(seed)
     with torch.no_grad():
         gated, _, _ = gated_forward(model, router, TrainingBatch.of(examples), schedule)
         found = model.logits(gated).split([len(one.continuations[0]) for one in examples])

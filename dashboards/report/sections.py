@@ -142,10 +142,11 @@ def search_sections(data: ReportData) -> list[Section]:
 def _what_skips(data: ReportData) -> str:
     """A sentence on what a schedule's numbers are of, where these are not whole blocks that drop keys and values."""
     config = data.study.config
+    fitted = ", fitted to what the dense model has there" if config.get("keys") == "fitted" else ""
     is_half, keeps_kv = config.get("granularity") == "half", config.get("kv") == "keep"
     parts = [
         *(["attention and MLP of a block skip apart"] if is_half else []),
-        *(["skipped tokens leave keys and values"] if keeps_kv else []),
+        *([f"skipped tokens leave keys and values{fitted}"] if keeps_kv else []),
     ]
     if parts and (rank := config.get("substitute")):
         parts.append(f"low-rank maps (rank {rank}) stand in for what they skip")

@@ -16,6 +16,7 @@ from ftp_core.cost.measure import room_for_new_tokens
 from ftp_core.cost.speedup import needs_more_turns
 from ftp_core.errors import CoreError
 from ftp_core.quality.quality import Quality, QualitySet
+from ftp_core.skipping.fitted_keys import fitted_keys_of
 from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.skipping.substitutes import substitutes_of
 from ftp_core.text.encoding import PromptBatch, encoded_fingerprint
@@ -219,8 +220,9 @@ class _Comparing:
 
 
 def _without_maps(model: SkippingModel) -> SkippingModel:
-    """The dense model as others know it: what stands in for skipped halves is the study's own."""
-    return model if substitutes_of(model.model) is None else shared_copy(model)
+    """The dense model as others know it: what stands in for skipped halves, and fitted keys, are the study's own."""
+    given = substitutes_of(model.model), fitted_keys_of(model.model)
+    return model if given == (None, None) else shared_copy(model)
 
 
 def _context(study: OpenStudy, model: SkippingModel, prompts: PromptBatch) -> str:

@@ -225,6 +225,11 @@ class SearchSettings(Group):
     """Keys and values of tokens that skip a block's attention: drop them, or keep them, so that others attend to these
     tokens there all the same; keep if a target of FLOPs or of speed is given and this is not."""
 
+    keys: Literal["auto", "fitted", "own"] = "auto"
+    """Keys and values that tokens keep which skip a block's attention: fitted to what the dense model has there, for
+    each schedule anew on calibration items, or own, as the block makes them of what they bring; fitted where keys are
+    kept and no maps stand in, if not given."""
+
     substitute: Annotated[int, Ge(0), Le(4096)] | Literal["auto"] = "auto"
     """Rank of the low-rank maps that stand in for halves of blocks that tokens skip, fitted to the dense model on
     calibration items; 32 where halves skip or keys are kept, if not given. 0: nothing stands in."""
@@ -248,6 +253,9 @@ class SearchSettings(Group):
             # Whole blocks that drop keys have none: their tokens are gone.
             is_whole = (decided["granularity"], decided["kv"]) == ("block", "drop")
             decided["substitute"] = 0 if is_whole else DEFAULT_RANK
+        if decided.get("keys", "auto") == "auto":
+            # Beside maps they spare next to nothing more (benchmarks/fitted_keys.py).
+            decided["keys"] = "fitted" if decided["kv"] != "drop" and not decided["substitute"] else "own"
         return decided
 
     @field_validator("sampler")

@@ -100,6 +100,8 @@ class RunConfig(RunSettings, EvaluationSettings, RouterSettings, SearchSettings,
             )
         # Whoever only looks at a study need not know its proposers.
         named = {"sampler": values["sampler"]} if "sampler" in values and "sampler" not in changes else {}
+        # Studies of before fitted none.
+        values = {"keys": "own", **values}
         config = cls.checked(**{key: value for key, value in {**values, **changes}.items() if key not in named})
         return config.model_copy(update=named)
 
@@ -124,6 +126,9 @@ class RunConfig(RunSettings, EvaluationSettings, RouterSettings, SearchSettings,
             "no worker is on a GPU": ("gpu_share",) if self.device == "cpu" and not self.gpu_workers else (),
             "blocks that skip as a whole and drop keys have no substitutes": (
                 ("substitute",) if (self.granularity, self.kv) == ("block", "drop") and self.substitute else ()
+            ),
+            "there are none where skipped tokens drop theirs": (
+                ("keys",) if self.kv == "drop" and self.keys == "fitted" else ()
             ),
             "the search predicts no latency": () if self.predicts_latency else ("profile_seconds",),
         }

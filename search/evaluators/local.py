@@ -21,6 +21,7 @@ from ftp_core.loading.models import load_model
 from ftp_core.loading.reference import ModelName
 from ftp_core.quality.quality import QualitySet
 from ftp_core.routers import Router, StaticRouter
+from ftp_core.skipping.fitted_keys import fitted_keys_of, give_fitted_keys
 from ftp_core.skipping.prefixes import PrefixStore
 from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.skipping.substitutes import give_substitutes, substitutes_of
@@ -216,6 +217,7 @@ class ModelSetup:
         self._model = loaded_by or SharedModel.of(model.model, on_one_machine)
         # A model that is sent brings its own.
         self._substitutes = substitutes_of(model.model) if loaded_by else None
+        self._fitted_keys = fitted_keys_of(model.model) if loaded_by else None
         self._keep_first = model.keep_first
         self._examples, self._options = list(examples), options
         self._batch_size, self._prefix_bytes = batch_size, prefix_bytes
@@ -233,6 +235,7 @@ class ModelSetup:
             name, dtype = self._model
             model = load_model(name, device, dtype, device_map="auto").skipping.protecting(self._keep_first)
             give_substitutes(model.model, self._substitutes, model.blocks)
+            give_fitted_keys(model.model, self._fitted_keys)
         return LocalEvaluator(
             model,
             self._examples,

@@ -97,7 +97,7 @@ def expected(
         seconds[first] -= of_kind["training"]
     return Estimate(
         seconds=seconds,
-        evaluation_s=pace.evaluation_s,
+        evaluation_s=pace.evaluation_s + pace.fit_s,
         workers=config.workers + config.gpu_workers,
         memory=memory,
         left_out=tuple(_left_out(config, workload, seconds, pace)),
@@ -117,10 +117,12 @@ def _seconds_by_kind(config: RunConfig, workload: Workload, pace: Pace) -> dict[
         split: tokens(examples, choices=True) * pace.evaluated_token_s for split, examples in workload.splits.items()
     }
 
+    trial_s = pace.evaluation_s + pace.fit_s
+
     def searching_s(trials: int) -> float:
-        whole = trials * pace.evaluation_s / n_workers
+        whole = trials * trial_s / n_workers
         whole = whole if config.seconds is None else min(whole, config.seconds)
-        return _START_S + pace.dense_s + whole + confirming_s(whole * n_workers / pace.evaluation_s)
+        return _START_S + pace.dense_s + whole + confirming_s(whole * n_workers / trial_s)
 
     def confirming_s(trials: float) -> float:
         """A race on fresh items, each of which every worker may have to answer with the dense model first."""
@@ -155,7 +157,7 @@ def _seconds_by_kind(config: RunConfig, workload: Workload, pace: Pace) -> dict[
         "tune": _START_S + config.router_trials * tuning_tokens * one_core_s / n_tunings_at_once,
         "distill": kinds * (answers_s["calibration"] + training_s) + answers_s["validation"],
         "training": training_s,
-        "measure": answers_s["validation"] + rows * scored_s["validation"] + turns * rows * prefill_s,
+        "measure": answers_s["validation"] + rows * (scored_s["validation"] + pace.fit_s) + turns * rows * prefill_s,
         # Named rows are looked at item by item, too.
         "test": answers_s["test"] + (tested_rows + _NAMED_ROWS) * scored_s["test"] + turns * tested_rows * prefill_s,
         "time": sum(map(generated_s, lengths_to_time(config, workload))),
@@ -167,7 +169,7 @@ def _left_out(config: RunConfig, workload: Workload, seconds: Mapping[str, float
     if ablations := _planned_ablations(config, workload).left_out:
         yield ablations
     if config.seconds is not None:
-        n = int(config.seconds * max(1, config.workers + config.gpu_workers) / pace.evaluation_s)
+        n = int(config.seconds * max(1, config.workers + config.gpu_workers) / (pace.evaluation_s + pace.fit_s))
         if n < config.trials:
             yield f"about {config.trials - n} of {config.trials} trials, as --seconds is {config.seconds:g}."
     if "distill-1" not in seconds:

@@ -11,6 +11,7 @@ from ftp_core.cost.memory import kv_bytes, peak_activation_bytes
 from ftp_core.cost.process_memory import free_bytes, own_bytes, resident_bytes
 from ftp_core.loading.allocator import return_freed_memory
 from ftp_core.schedule import SparsitySchedule
+from ftp_core.skipping.fitted_keys import fitted_keys_of
 from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.text.encoding import EncodedExample
 from ftp_core.training.distillation_config import DistillationConfig
@@ -59,6 +60,9 @@ def memory_of(config: RunConfig, workload: Workload, stages: Collection[str] = (
     batch = _Batch.of(search_set(config, workload), config.min_accuracy is not None, model.context)
     worker = _SLACK * batch.evaluated_bytes(model) + min(config.prefix_bytes, _states_bytes(config, workload))
     alone = _SLACK * _measured_bytes(config, workload, stages)
+    if (keys := fitted_keys_of(model.model)) is not None:
+        worker += keys.n_bytes
+        alone += keys.n_bytes
     if any(stage.startswith("distill") for stage in stages):
         trained = _trained_bytes(config, workload)
         alone = max(alone, trained)

@@ -14,6 +14,7 @@ from ftp_core.cost import Unchanged, time_generation, timing_batch
 from ftp_core.quality.quality import QualitySet
 from ftp_core.routers import StaticRouter
 from ftp_core.schedule import SparsitySchedule
+from ftp_core.skipping.fitted_keys import fitted_keys_of
 from ftp_core.text.encoding import EncodedExample
 from search.config.run_config import RunConfig
 from search.evaluators import Task
@@ -35,6 +36,7 @@ class Pace:
 
     dense_s: float  # the dense model's answers to the search set, on one core
     evaluation_s: float  # a schedule on the search set, on one core
+    fit_s: float  # fitting keys to a schedule, on one core; 0 where they are not fitted
     token_s: float  # a token through the dense model, on all cores of this process
     evaluated_token_s: float  # a token through a pruned model, compared with the dense one, likewise
     decoded_s: float  # a new token of every row of the timed input, in the dense model
@@ -68,11 +70,12 @@ def measure_pace(config: RunConfig, workload: Workload, on_part: Callable[[], No
     on_part()
     (token_s, evaluated_token_s), _ = _timed(workload.splits["validation"], on_all_cores, choices=False)
     on_part()
-    decoded_s = _decoded_s(config, workload)
+    keys, decoded_s = fitted_keys_of(model.model), _decoded_s(config, workload)
     on_part()
     return Pace(
         tokens(searched) * dense_s,
         tokens(searched, choices) * evaluation_s,
+        0.0 if keys is None else keys.n_tokens * dense_s,
         # Threads that wait for each other on a busy machine can take many times as long as one; they do not keep to it.
         min(token_s, dense_s),
         min(evaluated_token_s, evaluation_s),

@@ -13,7 +13,7 @@ from search.errors import SearchError
 from search.inputs.data import Workload
 from search.pipeline.estimate import note_estimate
 from search.pipeline.resume_settings import at_target
-from search.pipeline.workload import check_workload, give_substitutes_of, load_with_progress, note_workload
+from search.pipeline.workload import check_workload, fit_keys_of, give_substitutes_of, load_with_progress, note_workload
 from search.progress.progress_view import ProgressView
 from search.stages.final_test import (
     compare_selected,
@@ -65,6 +65,7 @@ class Pipeline:
             note_workload(self._study)
             stage.advance()
         give_substitutes_of(self._study)
+        fit_keys_of(self._study)
         self._stages = Stages(self._study)
 
     def run(self, report: Report, remeasure: bool = False) -> None:

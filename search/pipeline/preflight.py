@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ftp_core.errors import DataError, ModelError
 from ftp_core.loading.placement import name_of
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.halves import names_of_halves
@@ -9,6 +10,7 @@ from ftp_core.training.substitution import check_prompts
 from search.config.run_config import RunConfig
 from search.errors import ConfigError
 from search.inputs.data import Workload, search_set
+from search.inputs.fitted_keys import calibration_prompts, fits_keys
 from search.inputs.substitutes import uses_substitutes
 from search.problem.costs import Costs
 from search.problem.fidelities import part_ends
@@ -25,8 +27,9 @@ def check_search(config: RunConfig, workload: Workload, store: StudyStore) -> No
 
     Raises:
         ConfigError: No search can be made by the configuration, or from the study to start from.
-        ModelError: The model's operations cannot be counted, or its blocks skip as a whole only.
-        DataError: Substitutes cannot be fitted to the calibration items.
+        ModelError: The model's operations cannot be counted, its blocks skip as a whole only, or its keys cannot be
+            fitted.
+        DataError: Substitutes or keys cannot be fitted to the calibration items.
     """
     model = workload.model.skipping
     check_lengths(config, workload)
@@ -37,6 +40,8 @@ def check_search(config: RunConfig, workload: Workload, store: StudyStore) -> No
         names_of_halves(model.family, model.model.config.model_type)
     if uses_substitutes(config):
         check_prompts(workload.splits["calibration"])
+    if fits_keys(config):
+        _check_keys(config, workload)
     # Likewise one that cannot skip so.
     Costs(model, batch=1, length=1).of(space.schedule(space.even(len(space.free_genes) * min(1, space.top))))
     make_proposers(config.sampler, space, config.seed)
@@ -56,6 +61,17 @@ def foreseeable_space(config: RunConfig, workload: Workload) -> ScheduleSpace:
     costs = Costs(workload.model.skipping, config.latency_batch, timed_length(config, workload))
     known = config.model_copy(update={"max_latency_ms": None, "target_speedup": None})
     return schedule_space(known, workload.model.skipping.n_blocks, costs)
+
+
+def _check_keys(config: RunConfig, workload: Workload) -> None:
+    try:
+        prompts = calibration_prompts(config, workload)
+    except ModelError as error:
+        raise ModelError(f"{error} (--keys own)") from error
+    if not prompts:
+        raise DataError(
+            "No calibration prompt has a second token, so that nothing could skip: give longer prompts, or --keys own."
+        )
 
 
 def _check_warm_start(config: RunConfig, workload: Workload, store: StudyStore) -> None:
@@ -88,6 +104,11 @@ def _check_warm_start(config: RunConfig, workload: Workload, store: StudyStore) 
         raise ConfigError(
             f"--warm-start is {other.name!r}, where substitutes of skipped halves have rank {rank}, and not "
             f"{config.substitute}: results do not compare."
+        )
+    if (keys := other.config.get("keys", "own")) != config.keys:
+        raise ConfigError(
+            f"--warm-start is {other.name!r}, where keys of skipped tokens are {keys}, and not {config.keys}: results "
+            "do not compare."
         )
     if other.config.get("search_items") != config.search_items:
         raise ConfigError(

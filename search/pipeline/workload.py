@@ -7,6 +7,7 @@ from search.config.run_config import RunConfig
 from search.errors import SearchError
 from search.inputs.data import MAX_CONTINUATION, Workload, load_workload
 from search.inputs.examples import ReadSource
+from search.inputs.fitted_keys import calibration_prompts, fit_keys, fits_keys
 from search.inputs.same_inputs import check_same, check_same_elsewhere
 from search.inputs.substitutes import substitute, substitute_for_costs, uses_substitutes
 from search.progress.progress_view import ProgressView
@@ -83,6 +84,17 @@ def give_substitutes_of(study: OpenStudy) -> None:
     fitted = substitutes_of(model.model)
     assert fitted is not None
     study.store.substitutes.keep(study.name, fitted.block_bytes())
+
+
+def fit_keys_of(study: OpenStudy) -> None:
+    """Lets keys of skipped tokens be fitted from now on if a study wants it, to the prompts that it keeps."""
+    if not fits_keys(study.config):
+        return
+    prompts = study.store.fitted_prompts.of(study.name)
+    if not prompts:
+        prompts = calibration_prompts(study.config, study.workload)
+        study.store.fitted_prompts.keep(study.name, prompts)
+    fit_keys(study.workload.model.skipping, prompts, study.view.stage)
 
 
 def note_workload(study: OpenStudy) -> None:

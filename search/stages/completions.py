@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ftp_core.routers import Router
 from ftp_core.schedule import SparsitySchedule
+from ftp_core.skipping.fitted_keys import keys_fitted
 from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.text.boundary import common_length
 from ftp_core.text.encoding import ContinuationBatch, EncodedExample, pad_right, prompt_batch
@@ -65,7 +66,8 @@ def blocks_run(
 
     Of a piece that several tokens make it is their mean.
     """
-    prefill = model.prefill(prompt_batch([example]), schedule, router)
+    with keys_fitted(model, schedule):
+        prefill = model.prefill(prompt_batch([example]), schedule, router)
     halves = torch.stack([*prefill.kept, *prefill.kept_mlp]).sum(0)[0].tolist()
     pieces = prompt_pieces(tokenizer, example.prompt)
     return [(text, sum(halves[token] for token in tokens) / (2 * len(tokens))) for text, tokens in pieces]
@@ -85,11 +87,12 @@ def greedy_answers(
     The schedule is that of the prompts; what is written runs every block.
     """
     ends = _ends(model, tokenizer)
-    return [
-        text_of(tokenizer, one.prompt, row)
-        for group in _groups(examples)
-        for one, row in zip(group, _greedy_tokens(model, ends, group, schedule, router, n_tokens), strict=True)
-    ]
+    with keys_fitted(model, schedule):
+        return [
+            text_of(tokenizer, one.prompt, row)
+            for group in _groups(examples)
+            for one, row in zip(group, _greedy_tokens(model, ends, group, schedule, router, n_tokens), strict=True)
+        ]
 
 
 def _greedy_tokens(
@@ -138,7 +141,8 @@ def first_words(
     found = []
     for group in _groups(examples):
         answers = [_first_word(tokenizer, one.continuations[one.answer]) for one in group]
-        prefill = model.prefill(prompt_batch(group), schedule, router)
+        with keys_fitted(model, schedule):
+            prefill = model.prefill(prompt_batch(group), schedule, router)
         rows = torch.arange(len(group), device=model.device)
         hidden = model.continuation_hidden(prefill, ContinuationBatch(pad_right(answers, 0).to(model.device), rows))
         places = torch.tensor([len(answer) - 1 for answer in answers], device=model.device)

@@ -15,9 +15,12 @@ from ftp_core.model.model_card import add_figures
 from ftp_core.model.saving import check_directory, replacing
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.families import family_of
+from ftp_core.skipping.fitted_keys import FittedKeys
+from ftp_core.skipping.kept_projections import KeptProjections, give_kept_projections
 from ftp_core.skipping.substitutes import Substitutes, give_substitutes, substitutes_of
 from search.config.run_config import RunConfig
 from search.inputs.data import load_workload
+from search.inputs.fitted_keys import fits_keys
 from search.inputs.same_inputs import check_same, located
 from search.inputs.substitutes import substitute, uses_substitutes
 from search.stages.open_study import load_router
@@ -88,7 +91,7 @@ def export_study(
     before = RunConfig.stored(study.config)
     said = {"model": model, "revision": revision, "adapter": adapter}
     config = RunConfig.stored(study.config, **{field: value for field, value in said.items() if value is not None})
-    kept = store.substitutes.of(name)
+    kept, prompts = store.substitutes.of(name), store.fitted_prompts.of(name) if fits_keys(config) else []
     # Studies of before kept none: calibration items say what they were.
     fits = uses_substitutes(config) and not kept
     config = located(name, before, config, ("model", "data") if fits else ("model",))
@@ -106,11 +109,18 @@ def export_study(
         check_same(study, {"model": workload.model.fingerprint(), "data": workload.data_fingerprint})
         substitute(config, workload)
         substitutes = substitutes_of(workload.model.skipping.model)
+        loaded = workload.model
     else:
-        check_same(study, {"model": load_model(config.reference, dtype=config.dtype).fingerprint()})
+        loaded = load_model(config.reference, dtype=config.dtype)
+        check_same(study, {"model": loaded.fingerprint()})
+    keys = None
+    if prompts:
+        dense = loaded.skipping.protecting(study.facts.keep_first or 0)
+        give_substitutes(dense.model, substitutes, dense.blocks)
+        keys = FittedKeys(dense, prompts).of(dense, SparsitySchedule.of(store.trials.get(name, number).schedule))
     if config.reference != before.reference and not store.is_read_only:
         store.studies.set_config(name, config.model_dump())
-    return write_export(store, name, directory, config.reference, include_base, overwrite, number, substitutes)
+    return write_export(store, name, directory, config.reference, include_base, overwrite, number, substitutes, keys)
 
 
 def write_export(
@@ -122,8 +132,20 @@ def write_export(
     overwrite: bool = False,
     number: int | None = None,
     substitutes: Substitutes | None = None,
+    keys: KeptProjections | None = None,
 ) -> list[Path]:
-    """`export_study` with a dense model that is known to be the study's, and with the study's substitutes.
+    """`export_study` with a dense model that is known to be the study's, and with what belongs to its schedule.
+
+    Args:
+        store: See `export_study`.
+        name: See `export_study`.
+        directory: See `export_study`.
+        model: Dense model.
+        include_base: See `export_study`.
+        overwrite: See `export_study`.
+        number: See `trial` of `export_study`.
+        substitutes: The study's substitutes, if it uses any.
+        keys: Projections that are fitted to the schedule, if they are fitted.
 
     Weights that an adapter was merged into are always included: they lie nowhere else.
     """
@@ -138,6 +160,8 @@ def write_export(
     if substitutes is not None:
         # In the precision that the weights are written in; those of a running study stay as they are.
         give_substitutes(dense, deepcopy(substitutes).to(dense.dtype), family_of(dense.config).blocks_of(dense))
+    if keys is not None:
+        give_kept_projections(dense, deepcopy(keys).to(device=dense.device, dtype=dense.dtype))
     schedule = SparsitySchedule.of(trial.schedule)
     pruned = FTPForCausalLM.from_dense(dense, schedule, router.router, keep_first=study.facts.keep_first)
     origin = origin_of(study, trial, model, None if router.sha256 is None else (router.router.kind, router.sha256))

@@ -8,6 +8,7 @@ from typing import Literal
 
 from ftp_core.cost.process_memory import peak_bytes
 from ftp_core.schedule import SparsitySchedule
+from ftp_core.skipping.fitted_keys import fitted_keys_of
 from ftp_core.skipping.substitutes import substitutes_of
 from search.stages.candidates import candidates, compared, dense
 from search.stages.examples import N_STEPS, collect_examples
@@ -15,6 +16,7 @@ from search.stages.export import write_export
 from search.stages.knee import chosen_trial
 from search.stages.measure import Variant, known_quality, measure, measure_elsewhere
 from search.stages.open_study import OpenStudy
+from search.stages.origin import chosen_number
 from search.stages.select import select
 from search.stages.study_costs import study_costs
 from search.stages.time_generation import forget_speeds
@@ -131,7 +133,9 @@ def compare_selected(study: OpenStudy, router_run: int | None = None) -> None:
 
 def export_selected(study: OpenStudy) -> None:
     """Writes the selected schedule with its router as a model that loads like any other."""
-    folder = study.config.folder(study.name) / "model"
+    folder, model = study.config.folder(study.name) / "model", study.workload.model.skipping
+    keys = fitted_keys_of(model.model)
+    chosen = study.store.trials.get(study.name, chosen_number(study.store.studies.get(study.name)))
     with study.view.stage("Writing the pruned model", 1) as stage:
         write_export(
             study.store,
@@ -139,7 +143,8 @@ def export_selected(study: OpenStudy) -> None:
             folder,
             study.config.reference,
             include_base=study.config.export == "full",
-            substitutes=substitutes_of(study.workload.model.skipping.model),
+            substitutes=substitutes_of(model.model),
+            keys=None if keys is None else keys.of(model, SparsitySchedule.of(chosen.schedule)),
         )
         stage.advance()
     study.note(StudyFacts(exported=str(folder.resolve())))

@@ -21,6 +21,7 @@ from ftp_core.text.encoding import EncodedExample
 from search.config.run_config import RunConfig
 from search.config.study_name import resume_command
 from search.errors import SearchError
+from search.inputs.fitted_keys import fit_keys, fits_keys
 from search.inputs.same_inputs import check_same, located
 from search.inputs.substitutes import uses_substitutes
 from search.stages.completions import blocks_run, greedy_answers
@@ -76,7 +77,8 @@ def run_prompt(
         settings: Settings of places that have changed since the study ran.
 
     Raises:
-        SearchError: The model is not where it was, or another one; or the study keeps no substitutes that it uses.
+        SearchError: The model is not where it was, or another one; or the study keeps no substitutes, or no prompts to
+            fit keys to, that it uses.
         DataError: The text has no tokens, or more than the model reads.
         ModelError: The model cannot be loaded.
     """
@@ -85,12 +87,14 @@ def run_prompt(
     tokenizer, context = load_tokenizer(config.reference)
     example = _encoded(tokenizer, text, context, config.form.chat)
     router = load_router(store, name, trial.router)
-    substitutes = _substitutes(store, name, config)
+    substitutes, prompts = _substitutes(store, name, config), _prompts(store, name, config)
     loaded = load_model(config.reference, config.device, config.dtype, config.device_map)
     check_same(study, {"model": loaded.fingerprint()})
     model = loaded.protecting(study.facts.keep_first).skipping
     if substitutes is not None:
         give_substitutes(model.model, substitutes, model.blocks)
+    if prompts is not None:
+        fit_keys(model, prompts)
     schedule, dense = SparsitySchedule.of(trial.schedule), SparsitySchedule.uniform(0.0, model.n_blocks)
     pieces = blocks_run(model, tokenizer, example, schedule, router.router)
     (plain,) = greedy_answers(model, tokenizer, [example], dense, StaticRouter(), new_tokens)
@@ -141,3 +145,16 @@ def _substitutes(store: StudyStore, name: str, config: RunConfig) -> Substitutes
             f"`{resume_command(repr(store), name)}` fits them again, and keeps them."
         )
     return Substitutes.from_bytes(kept)
+
+
+def _prompts(store: StudyStore, name: str, config: RunConfig) -> list[tuple[int, ...]] | None:
+    """Prompts that keys of skipped tokens are fitted to; None if they are not fitted."""
+    if not fits_keys(config):
+        return None
+    kept = store.fitted_prompts.of(name)
+    if not kept:
+        raise SearchError(
+            f"Study {name!r} fits keys of skipped tokens, but has kept no prompts for that: "
+            f"`{resume_command(repr(store), name)}` keeps them."
+        )
+    return kept

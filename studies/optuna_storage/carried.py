@@ -27,6 +27,7 @@ _TABLES = (
     schema.comparison,
     schema.router_run,
     schema.example,
+    schema.fitted_prompts,
 )
 _KEY = "ftp-search:"
 # Characters of an attribute: some databases of Optuna's keep no more than 64 KiB.

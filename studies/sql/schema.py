@@ -12,7 +12,7 @@ from studies.sql.packing import pack_floats, unpack_floats
 from studies.sql.times import UtcTime
 
 # The last of studies/sql/migrations/versions.
-HEAD = "0005"
+HEAD = "0006"
 _HAS_HALVES = -1.0
 
 
@@ -226,6 +226,14 @@ substitute = Table(
     Column("block", Integer, primary_key=True),
     Column("sha256", String(64), nullable=False),
     Column("weights", LargeBinary, nullable=False),
+)
+
+# Token ids of prompts that keys and values of skipped tokens are fitted to.
+fitted_prompts = Table(
+    "fitted_prompts",
+    metadata,
+    Column("study_id", ForeignKey("study.id", ondelete="CASCADE"), primary_key=True),
+    Column("prompts", JSON, nullable=False),
 )
 
 # What a report shows of single prompts and items, one row a kind; kept because drawing it again needs the model.

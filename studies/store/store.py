@@ -14,6 +14,7 @@ from studies.sql.database import DEFAULT_PATIENCE_S, Database
 from studies.sql.location import database_file
 from studies.store.columns import Columns
 from studies.store.comparisons import Comparisons
+from studies.store.fitted_prompts import FittedPrompts
 from studies.store.lease import Lease
 from studies.store.names import StudyNames
 from studies.store.optuna_studies import OptunaStudies
@@ -49,6 +50,7 @@ class StudyStore:
         results: Measurements and examples.
         routers: Distilled routers.
         substitutes: Maps that stand in for what tokens skip.
+        fitted_prompts: Prompts that keys and values of skipped tokens are fitted to.
         profiles: Latency profiles, shared by all studies.
         evaluations: Evaluations of schedules, shared by all studies.
         optuna: Studies that are Optuna's alone.
@@ -72,6 +74,7 @@ class StudyStore:
         self.comparisons = Comparisons(names)
         self.routers = Routers(names)
         self.substitutes = Substitutes(names)
+        self.fitted_prompts = FittedPrompts(names)
         self.profiles = Profiles(names)
         self.evaluations = Evaluations(names)
         self.optuna = OptunaStudies(names)

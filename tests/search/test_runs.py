@@ -86,6 +86,7 @@ def test_halves_with_kept_keys_go_all_the_way(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     evaluate_here(monkeypatch)
     halves = {"granularity": "half", "kv": "keep", "target_flops_saved": 0.3, "router": "dynamic", "export": "full"}
+    halves |= {"keys": "fitted"}
     trained = {"rounds": 1, "refine_trials": 2, "router_trials": 0, "router_steps": 2, "router_schedules": 1}
     data = tmp_path / "data.jsonl"
     pairs = [{"prompt": one.prompt, "completion": one.completion} for one in demo_examples("calibration", 60)]
@@ -111,12 +112,16 @@ def test_halves_with_kept_keys_go_all_the_way(tmp_path: Path, monkeypatch: pytes
     assert any(block.keeps_kv for block in model.schedule.blocks)
     # What it was measured with goes along, whether it is written at once or later.
     assert model.substitutes is not None and any(one.any() for one in model.substitutes.parameters())
+    assert model.kept_projections is not None and model.kept_projections.fitted_to == best.schedule
     # The database keeps it, so that the data may be gone by then.
     data.unlink()
     with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
         export_study(store, "one", tmp_path / "again", include_base=False)
     again = FTPForCausalLM.from_pretrained(tmp_path / "again")
     torch.testing.assert_close(again.substitutes.state_dict(), model.substitutes.state_dict(), atol=0, rtol=0)
+    assert again.kept_projections is not None and again.kept_projections.names == model.kept_projections.names
+    fitted = (one.kept_projections.state_dict() for one in (again, model))
+    torch.testing.assert_close(*fitted, atol=1e-6, rtol=1e-5)
     assert (tmp_path / "ftp-out/one/report.html").is_file()
 
 

@@ -408,6 +408,9 @@ def test_the_report_says_what_skips_where_it_is_no_whole_block() -> None:
     page = render_report(replace(DATA, study=replace(STUDY, config={**STUDY.config, **settings})))
     expected = "attention and MLP of a block skip apart; skipped tokens leave keys and values; low-rank maps (rank 32)"
     assert f"Here {expected} stand in for what they skip." in page
+    fitted = {"granularity": "block", "kv": "keep", "substitute": 0, "keys": "fitted"}
+    page = render_report(replace(DATA, study=replace(STUDY, config={**STUDY.config, **fitted})))
+    assert "Here skipped tokens leave keys and values, fitted to what the dense model has there." in page
     whole = {"granularity": "block", "kv": "keep", "substitute": 0}
     page = render_report(replace(DATA, study=replace(STUDY, config={**STUDY.config, **whole})))
     assert "Here skipped tokens leave keys and values." in page

@@ -16,10 +16,12 @@ import search
 from dashboards.report.methods import methods_tables
 from ftp_core.baselines.catalogue import baseline
 from ftp_core.baselines.protocol import Budget
+from ftp_core.baselines.sharing import shared_copy
 from ftp_core.cost import conditions
 from ftp_core.errors import ModelError
 from ftp_core.quality.quality import QualitySet
 from ftp_core.schedule import SparsitySchedule
+from ftp_core.skipping.fitted_keys import FittedKeys, fitted_keys_of, give_fitted_keys
 from ftp_core.skipping.substitutes import Substitutes, give_substitutes
 from search.cli.compare import print_compared
 from search.comparison.compare import compare
@@ -113,6 +115,23 @@ def test_what_stands_in_for_skipped_halves_is_ours_alone(study: OpenStudy) -> No
     truth = QualitySet(model, study.workload.examples("test")).evaluate_pruned(made, items=True)
     assert with_maps.model is not None
     assert with_maps.model.item_kl == pytest.approx([item.kl for item in truth.items], abs=1e-6)
+
+
+def test_fitted_keys_are_ours_alone(study: OpenStudy) -> None:
+    model, plan = study.workload.model.skipping, ComparisonPlan(("swiftkv",), (0.3,), "flops")
+    late = SparsitySchedule.of_halves([0.0] * 4 + [0.6] * 8, [0.0] * 4 + [0.6] * 8, keeps_kv=True)
+    study.store.trials.append("one", trial(3, (0.1, 5.0), late))
+    without, plain = compare(study, plan)
+    prompts = [one.prompt for one in study.workload.splits["calibration"]]
+    give_fitted_keys(model.model, FittedKeys(model, prompts))
+    try:
+        ours, swiftkv = compare(study, plan)
+        made = baseline("swiftkv").fit(shared_copy(model), study.workload.splits["calibration"], Budget(0.3, 1, 48))
+        assert fitted_keys_of(made.model.model) is None
+    finally:
+        give_fitted_keys(model.model, None)
+    assert ours.model is not None and without.model is not None and ours.model.kl != without.model.kl
+    assert ours.model.flops == without.model.flops and swiftkv == plain
 
 
 def test_rows_of_other_machines_are_measured_anew(study: OpenStudy, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -169,6 +169,9 @@ def test_what_stands_deep_in_a_file_has_its_line(write: Write) -> None:
         ({"gpu_share": 0.5, "device": "cpu"}, ["--gpu-share"]),
         ({"cost": "flops", "profile_seconds": 9.0}, ["--profile-seconds"]),
         ({"cost": "flops", "profile_seconds": 9.0, "max_latency_ms": 9.0}, []),
+        ({"keys": "fitted"}, ["--keys"]),
+        ({"keys": "fitted", "kv": "keep"}, []),
+        ({"keys": "own"}, []),
         # The defaults: a file that lists all settings asks for nothing by it.
         ({"rounds": 0, "refine_trials": 150, "cost": "flops", "profile_seconds": 60.0}, []),
     ],
@@ -222,3 +225,10 @@ def test_at_a_target_of_cost_halves_with_kept_keys_skip_unless_another_kind_is_a
     # Tokens that skip whole blocks and leave no keys have nothing that stands in.
     assert config.substitute == again.substitute == (0 if kind == ("block", "drop") else DEFAULT_RANK)
     assert RunConfig.checked(**given, substitute=5).substitute == 5
+    # Keys that are kept are fitted where no maps stand in, but for those of studies from before that was known.
+    assert config.keys == again.keys == "own"
+    without_maps = RunConfig.checked(**given, substitute=0)
+    assert without_maps.keys == ("own" if config.kv == "drop" else "fitted")
+    assert RunConfig.checked(**given, keys="fitted").keys == "fitted"
+    before = {field: value for field, value in without_maps.model_dump().items() if field != "keys"}
+    assert RunConfig.stored(before).keys == "own"

@@ -18,6 +18,8 @@ from ftp_core.demo.examples import demo_examples
 from ftp_core.loading.models import load_model
 from ftp_core.routers import DynamicRouter
 from ftp_core.schedule import SparsitySchedule
+from ftp_core.skipping.fitted_keys import FittedKeys, fitted_keys_of, give_fitted_keys
+from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.text.encoding import encode
 from search.errors import EvaluationError
 from search.evaluators import Evaluation, Task
@@ -234,3 +236,15 @@ def test_workers_load_a_model_themselves_that_is_spread_over_devices(demo):
         torch.set_num_threads(threads)
     assert there.evaluate(task).metrics == LocalEvaluator(demo.skipping.protecting(2), examples).evaluate(task).metrics
     assert len(pickle.dumps(setup)) < 100_000
+
+
+def test_fitted_keys_go_along_and_fit_the_same():
+    model = fresh_tiny()
+    keys = FittedKeys(SkippingModel(model), [tuple(range(3, 20)), tuple(range(5, 30))])
+    give_fitted_keys(model, keys)
+    there = SharedModel(model).load()
+    again = fitted_keys_of(there)
+    assert again is not keys and again.fingerprint() == keys.fingerprint()
+    schedule = SparsitySchedule.of_halves([0.5, 0.3, 0.6], [0.3, 0.6, 0.5], True)
+    found, expected = (of.of(SkippingModel(base), schedule) for of, base in ((again, there), (keys, model)))
+    torch.testing.assert_close(found.state_dict(), expected.state_dict(), atol=0, rtol=0)

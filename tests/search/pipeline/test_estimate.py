@@ -48,7 +48,7 @@ def workload() -> Workload:
     return load_workload("demo", "demo", 0, RunConfig.checked(**SMALL).sizes)
 
 
-PACE = Pace(dense_s=2.0, evaluation_s=1.0, token_s=1e-4, evaluated_token_s=2e-4, decoded_s=0.01, examples=4)
+PACE = Pace(dense_s=2.0, evaluation_s=1.0, fit_s=0.0, token_s=1e-4, evaluated_token_s=2e-4, decoded_s=0.01, examples=4)
 
 
 def estimated(workload: Workload, store: StudyStore | None = None, **settings: Any) -> Estimate:

@@ -54,6 +54,7 @@ def test_studies_of_the_first_schema_stay_what_they_were(tmp_path: Path) -> None
     with sqlite3.connect(tmp_path / "first.db") as raw:
         raw.execute("DROP TABLE substitute")
         raw.execute("DROP TABLE label")
+        raw.execute("DROP TABLE fitted_prompts")
         raw.execute("DROP TABLE comparison")
         raw.execute("ALTER TABLE submission DROP COLUMN comparison")
     raw.close()
@@ -64,6 +65,7 @@ def test_studies_of_the_first_schema_stay_what_they_were(tmp_path: Path) -> None
     with StudyStore(url, create=False) as store:
         assert store.studies.get("one").config == {"trials": 3}
         assert store.substitutes.of("one") == [] and store.comparisons.of("one") == []
+        assert store.fitted_prompts.of("one") == []
         assert store.studies.get("one").labels == Labels()
         assert store.studies.label("one", ["old"]) == store.studies.get("one").labels == Labels(("old",))
 

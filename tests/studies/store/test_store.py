@@ -239,13 +239,15 @@ def test_deleting_a_study_deletes_all_it_remembers(store: StudyStore, tmp_path: 
     store.results.replace_measurements("one", [MEASUREMENT])
     store.routers.add("one", ROUTER, b"weights")
     store.substitutes.keep("one", [b"maps"])
+    store.fitted_prompts.keep("one", [[1, 2]])
     store.runs.keep_proposer_states("one", {"tpe": {"asked": 1}})
     store.studies.label("one", ["a"], "b")
     store.comparisons.keep("one", Compared("a", "", "latency", 0.25, 1, "c", None, "why"))
     store.delete_study("one")
     assert store.studies.summaries() == []
     with sqlite3.connect(tmp_path / "studies.db") as raw:
-        for table in ("trial", "measurement", "router_run", "substitute", "proposer_state", "label", "comparison"):
+        tables = ("trial", "measurement", "router_run", "substitute", "fitted_prompts", "proposer_state", "label")
+        for table in (*tables, "comparison"):
             assert raw.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
 
 
@@ -274,6 +276,15 @@ def test_substitutes_are_kept_block_by_block_and_replaced_together(store: StudyS
     assert store.substitutes.of("one") == blocks
     store.studies.create("two", {}, ("kl",))
     assert store.substitutes.of("two") == []
+
+
+def test_fitted_prompts_are_kept_as_they_are_and_replaced_together(store: StudyStore) -> None:
+    assert store.fitted_prompts.of("one") == []
+    store.fitted_prompts.keep("one", [[1]])
+    store.fitted_prompts.keep("one", prompts := [(1, 2, 3), (), (70_000, 1)])
+    assert store.fitted_prompts.of("one") == prompts
+    store.studies.create("two", {}, ("kl",))
+    assert store.fitted_prompts.of("two") == []
 
 
 def test_altered_substitutes_are_found_out(store: StudyStore, tmp_path: Path) -> None:

@@ -127,12 +127,12 @@ class FittedKeys:
         targets = (made for batch in self._batches for of_block in batch.targets for made in of_block.values())
         return sum(made.nbytes for made in targets) + 2 * _SHARED_BYTES
 
-    def of(self, model: SkippingModel, schedule: SparsitySchedule) -> KeptProjections | None:
+    def of(self, model: SkippingModel, schedule: Sequence[float]) -> KeptProjections | None:
         """Projections fitted to a schedule; None if no skipped token has keys there.
 
         Args:
             model: The dense model.
-            schedule: The schedule.
+            schedule: One sparsity per block, or what `SparsitySchedule.of_halves` makes.
 
         Raises:
             ScheduleError: It has another number of blocks.

@@ -157,6 +157,14 @@ class DataSettings(Group):
         }
 
 
+def _is_zero(value: Any) -> bool:
+    """True for what pydantic will read as 0: options and variables come as text."""
+    try:
+        return float(value) == 0
+    except (TypeError, ValueError):
+        return False
+
+
 class SearchSettings(Group):
     """The first search: its length, its proposers, what it trades, and what it must keep."""
 
@@ -255,7 +263,8 @@ class SearchSettings(Group):
             decided["substitute"] = 0 if is_whole else DEFAULT_RANK
         if decided.get("keys", "auto") == "auto":
             # Beside maps they spare next to nothing more (benchmarks/fitted_keys.py).
-            decided["keys"] = "fitted" if decided["kv"] != "drop" and not decided["substitute"] else "own"
+            is_bare = decided["kv"] != "drop" and _is_zero(decided["substitute"])
+            decided["keys"] = "fitted" if is_bare else "own"
         return decided
 
     @field_validator("sampler")

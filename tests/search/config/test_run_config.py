@@ -227,7 +227,9 @@ def test_at_a_target_of_cost_halves_with_kept_keys_skip_unless_another_kind_is_a
     assert RunConfig.checked(**given, substitute=5).substitute == 5
     # Keys that are kept are fitted where no maps stand in, but for those of studies from before that was known.
     assert config.keys == again.keys == "own"
-    without_maps = RunConfig.checked(**given, substitute=0)
+    # Options of a command come as text.
+    without_maps = RunConfig.checked(**given, substitute="0")
+    assert without_maps == RunConfig.checked(**given, substitute=0) and without_maps.substitute == 0
     assert without_maps.keys == ("own" if config.kv == "drop" else "fitted")
     assert RunConfig.checked(**given, keys="fitted").keys == "fitted"
     before = {field: value for field, value in without_maps.model_dump().items() if field != "keys"}

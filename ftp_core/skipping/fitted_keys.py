@@ -32,6 +32,7 @@ from ftp_core.skipping.norms import MeasuredStates
 from ftp_core.skipping.projection_fits import RidgeSums, best_changes, changed_copies, of_tokens, projected
 from ftp_core.skipping.skipping import PromptPass
 from ftp_core.skipping.skipping_model import SkippingModel
+from ftp_core.skipping.substitutes import Substitutes, substitutes_of
 from ftp_core.text.encoding import pad_right
 
 # An attribute of a model that is no submodule, as that of `ftp_core.skipping.kept_projections` is.
@@ -100,13 +101,14 @@ class FittedKeys:
             _run_dense(model, batch)
             on_batch()
 
-    def _begin(self) -> None:
+    def _begin(self, made_with: tuple[int, Substitutes | None] | None = None) -> None:
+        self._made_with = made_with
         self._states: OrderedDict[_Prefix, list[Tensor]] = OrderedDict()
         self._fits: OrderedDict[_Prefix, Mapping[str, nn.Module]] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy begins with: nothing that was fitted."""
-        return {name: value for name, value in vars(self).items() if name not in ("_states", "_fits")}
+        return {name: value for name, value in vars(self).items() if name not in ("_states", "_fits", "_made_with")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -143,13 +145,18 @@ class FittedKeys:
         if not fitted:
             return None
         with exclusive(model.blocks), torch.inference_mode(False), torch.no_grad():
+            # What was fitted holds as long as the same tokens are protected, and the same maps stand in.
+            made_with = model.keep_first, substitutes_of(model.model)
+            if self._made_with != made_with:
+                self._begin(made_with)
             missing = next((index for index in fitted if entries[: index + 1] not in self._fits), None)
             if missing is not None:
                 self._fit(model, schedule, [index for index in fitted if index >= missing])
-        found = {index: self._fits[entries[: index + 1]] for index in fitted}
-        for index in reversed(fitted):
-            self._fits.move_to_end(entries[: index + 1])
-        _shrink(self._fits, lambda parts: sum(_n_bytes(part) for part in parts.values()), keep=_SCHEDULES * len(fitted))
+            found = {index: self._fits[entries[: index + 1]] for index in fitted}
+            for index in reversed(fitted):
+                self._fits.move_to_end(entries[: index + 1])
+            most = _SCHEDULES * len(fitted)
+            _shrink(self._fits, lambda parts: sum(_n_bytes(part) for part in parts.values()), keep=most)
         return KeptProjections({index: parts for index, parts in found.items() if parts}, schedule)
 
     def _fit(self, model: SkippingModel, schedule: SparsitySchedule, fitted: Sequence[int]) -> None:
@@ -160,6 +167,7 @@ class FittedKeys:
         passes = [
             _Passing(model, schedule, self._router, batch, at) for batch, at in zip(self._batches, known, strict=True)
         ]
+        of_attention, _ = names_of_halves(model.family, model.model.config.model_type)
         for index in fitted:
             before = kept_projections_of(model.model)
             own = {i: self._fits[entries[: i + 1]] for i in range(start, index) if entries[: i + 1] in self._fits}
@@ -171,7 +179,7 @@ class FittedKeys:
             finally:
                 give_kept_projections(model.model, before)
             start = index
-            attention = model.blocks[index].get_submodule(model.family.halves[0])  # type: ignore[index]
+            attention = model.blocks[index].get_submodule(of_attention)
             self._fits[entries[: index + 1]] = changed_copies(attention, best_changes(*sums, _RIDGES))
             if index:
                 self._states[entries[:index]] = [one.hidden for one in passes if one.hidden is not None]

@@ -8,7 +8,10 @@ from ftp_core.skipping.fitted_keys import FittedKeys, give_fitted_keys, n_batche
 from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.sources.progress import Begin, unseen
 from search.config.run_config import RunConfig
+from search.config.study_name import resume_command
+from search.errors import SearchError
 from search.inputs.data import Workload
+from studies import StudyStore
 
 Prompts = Sequence[Sequence[int]]
 
@@ -27,6 +30,23 @@ def calibration_prompts(config: RunConfig, workload: Workload) -> list[tuple[int
     items = workload.splits["calibration"]
     prompts = [one.prompt for one in (*items[config.search_items :], *items[: config.search_items])]
     return prompts_to_fit(workload.model.skipping, prompts)
+
+
+def kept_prompts(store: StudyStore, name: str, config: RunConfig) -> list[tuple[int, ...]] | None:
+    """Token ids of the prompts that a study fits keys to, as it keeps them; None if it fits none.
+
+    Raises:
+        SearchError: It keeps no prompts, as it has not begun.
+    """
+    if not fits_keys(config):
+        return None
+    kept = store.fitted_prompts.of(name)
+    if not kept:
+        raise SearchError(
+            f"Study {name!r} fits keys of skipped tokens, but has kept no prompts for that: "
+            f"`{resume_command(repr(store), name)}` keeps them."
+        )
+    return kept
 
 
 def fit_keys(model: SkippingModel, prompts: Prompts, begin: Begin = unseen) -> None:

@@ -20,7 +20,7 @@ from ftp_core.skipping.kept_projections import KeptProjections, give_kept_projec
 from ftp_core.skipping.substitutes import Substitutes, give_substitutes, substitutes_of
 from search.config.run_config import RunConfig
 from search.inputs.data import load_workload
-from search.inputs.fitted_keys import fits_keys
+from search.inputs.fitted_keys import kept_prompts
 from search.inputs.same_inputs import check_same, located
 from search.inputs.substitutes import substitute, uses_substitutes
 from search.stages.open_study import load_router
@@ -76,7 +76,8 @@ def export_study(
         The files written.
 
     Raises:
-        SearchError: The study has no chosen schedule yet, or the trial no finite figures; or the dense model, or data
+        SearchError: The study has no chosen schedule yet, or keeps no prompts that it fits keys to, or the trial no
+            finite figures; or the dense model, or data
             that substitutes are fitted to, is not where it was, or another one.
         ForeignResultsError: The directory holds another pruned model, or files that would be replaced.
         CoreError: The directory is a file or holds another model, or the model cannot be loaded.
@@ -91,7 +92,7 @@ def export_study(
     before = RunConfig.stored(study.config)
     said = {"model": model, "revision": revision, "adapter": adapter}
     config = RunConfig.stored(study.config, **{field: value for field, value in said.items() if value is not None})
-    kept, prompts = store.substitutes.of(name), store.fitted_prompts.of(name) if fits_keys(config) else []
+    kept, prompts = store.substitutes.of(name), kept_prompts(store, name, config)
     # Studies of before kept none: calibration items say what they were.
     fits = uses_substitutes(config) and not kept
     config = located(name, before, config, ("model", "data") if fits else ("model",))
@@ -114,7 +115,7 @@ def export_study(
         loaded = load_model(config.reference, dtype=config.dtype)
         check_same(study, {"model": loaded.fingerprint()})
     keys = None
-    if prompts:
+    if prompts is not None:
         dense = loaded.skipping.protecting(study.facts.keep_first or 0)
         give_substitutes(dense.model, substitutes, dense.blocks)
         keys = FittedKeys(dense, prompts).of(dense, SparsitySchedule.of(store.trials.get(name, number).schedule))
@@ -136,6 +137,8 @@ def write_export(
 ) -> list[Path]:
     """`export_study` with a dense model that is known to be the study's, and with what belongs to its schedule.
 
+    Weights that an adapter was merged into are always included: they lie nowhere else.
+
     Args:
         store: See `export_study`.
         name: See `export_study`.
@@ -146,8 +149,6 @@ def write_export(
         number: See `trial` of `export_study`.
         substitutes: The study's substitutes, if it uses any.
         keys: Projections that are fitted to the schedule, if they are fitted.
-
-    Weights that an adapter was merged into are always included: they lie nowhere else.
     """
     study = store.studies.get(name)
     chosen = chosen_number(study) if number is None else number

@@ -21,7 +21,7 @@ from ftp_core.text.encoding import EncodedExample
 from search.config.run_config import RunConfig
 from search.config.study_name import resume_command
 from search.errors import SearchError
-from search.inputs.fitted_keys import fit_keys, fits_keys
+from search.inputs.fitted_keys import fit_keys, kept_prompts
 from search.inputs.same_inputs import check_same, located
 from search.inputs.substitutes import uses_substitutes
 from search.stages.completions import blocks_run, greedy_answers
@@ -87,7 +87,7 @@ def run_prompt(
     tokenizer, context = load_tokenizer(config.reference)
     example = _encoded(tokenizer, text, context, config.form.chat)
     router = load_router(store, name, trial.router)
-    substitutes, prompts = _substitutes(store, name, config), _prompts(store, name, config)
+    substitutes, prompts = _substitutes(store, name, config), kept_prompts(store, name, config)
     loaded = load_model(config.reference, config.device, config.dtype, config.device_map)
     check_same(study, {"model": loaded.fingerprint()})
     model = loaded.protecting(study.facts.keep_first).skipping
@@ -145,16 +145,3 @@ def _substitutes(store: StudyStore, name: str, config: RunConfig) -> Substitutes
             f"`{resume_command(repr(store), name)}` fits them again, and keeps them."
         )
     return Substitutes.from_bytes(kept)
-
-
-def _prompts(store: StudyStore, name: str, config: RunConfig) -> list[tuple[int, ...]] | None:
-    """Prompts that keys of skipped tokens are fitted to; None if they are not fitted."""
-    if not fits_keys(config):
-        return None
-    kept = store.fitted_prompts.of(name)
-    if not kept:
-        raise SearchError(
-            f"Study {name!r} fits keys of skipped tokens, but has kept no prompts for that: "
-            f"`{resume_command(repr(store), name)}` keeps them."
-        )
-    return kept

@@ -31,6 +31,7 @@ from ftp_core.skipping.fitted_keys import (
 from ftp_core.skipping.kept_projections import KeptProjections, give_kept_projections, kept_projections_of
 from ftp_core.skipping.prefixes import PrefixStore
 from ftp_core.skipping.skipping_model import SkippingModel
+from ftp_core.skipping.substitutes import Substitutes, give_substitutes
 from ftp_core.text.encoding import EncodedExample
 from tests.ftp_core.baselines.slow_models import deep_base
 from tests.ftp_core.skipping.test_halves import ABLE, check, rows, same_lengths, schedules
@@ -153,6 +154,19 @@ def test_what_a_schedule_gets_does_not_hang_on_those_asked_for_before(monkeypatc
             torch.testing.assert_close(weights(together), weights(alone), atol=0, rtol=0)
     # Nothing is remembered of states; of projections those of a few schedules.
     assert not keys._states and len(keys._fits) <= 4 * 3
+
+
+def test_what_was_fitted_beside_other_maps_or_protected_tokens_is_fitted_anew() -> None:
+    model = SkippingModel(deep_base(n_blocks=4))
+    keys, draw = FittedKeys(model, prompts()), torch.Generator().manual_seed(0)
+    maps = Substitutes(4, 32, 2)
+    for weight in maps.parameters():
+        weight.normal_(generator=draw).mul_(0.3)
+    for stands_in, protected in ((None, 0), (maps, 0), (maps, 3), (None, 3), (None, 0)):
+        give_substitutes(model.model, stands_in, model.blocks)
+        of_these = model.protecting(protected)
+        alone = FittedKeys(of_these, prompts()).of(of_these, late(0.6))
+        torch.testing.assert_close(weights(keys.of(of_these, late(0.6))), weights(alone), atol=0, rtol=0)
 
 
 def test_beginnings_of_schedules_are_fitted_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from shapes import from_depth
 
 from ftp_core.cost.flops import FlopsCounter
 from ftp_core.quality.quality import QualitySet
@@ -55,15 +56,11 @@ def main() -> None:
     model, calibration = workload.model.skipping, workload.splits["calibration"]
     held_out, counter = QualitySet(model, workload.splits["test"]), FlopsCounter(model)
     dense = counter.count(SparsitySchedule.uniform(0.0, model.n_blocks), BATCH, LENGTH).total
-    prompts, maps = (
-        prompts_to_fit(model, [one.prompt for one in calibration]),
-        fit_substitutes(model, calibration, args.rank),
-    )
+    prompts = prompts_to_fit(model, [one.prompt for one in calibration])
+    maps = fit_substitutes(model, calibration, args.rank)
     found: dict[str, dict[str, dict[str, float]]] = {}
-    for name, (start, attention, mlp) in SCHEDULES.items():
-        skips = [index >= round(start * model.n_blocks) for index in range(model.n_blocks)]
-        schedule = SparsitySchedule.of_halves(*([share * does for does in skips] for share in (attention, mlp)), True)
-        found[name] = {}
+    for name, shares in SCHEDULES.items():
+        schedule, found[name] = from_depth(model.n_blocks, *shares), {}
         for variant, (fits, has_maps) in VARIANTS.items():
             give_substitutes(model.model, maps if has_maps else None, model.blocks)
             keys = FittedKeys(model, prompts) if fits else None

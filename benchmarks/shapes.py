@@ -65,3 +65,9 @@ def searched(overall, n_blocks):
         if 2 * depth + 1 < n_blocks:
             shares[depth] = shares[-1 - depth] = share
     return SparsitySchedule([overall * n_blocks / sum(shares) * share for share in shares])
+
+
+def from_depth(n_blocks, start, attention, mlp):
+    """A schedule whose blocks skip alike from a share of the depth on, halves apart, keys and values kept."""
+    skips = [index >= round(start * n_blocks) for index in range(n_blocks)]
+    return SparsitySchedule.of_halves(*([share * does for does in skips] for share in (attention, mlp)), True)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
-from shapes import random_prompts
+from shapes import from_depth, random_prompts
 
 from ftp_core.cost.flops import FlopsCounter
 from ftp_core.cost.measure import Skipping, Unchanged, measure
@@ -57,10 +57,7 @@ def main() -> None:
     model, calibration = workload.model.skipping, workload.splits["calibration"]
     held_out, counter = QualitySet(model, workload.splits["test"]), FlopsCounter(model)
     schedules = {"prompt shortened by 30 %": SparsitySchedule.uniform(SHORTENED, model.n_blocks)}
-    for name, (start, attention, mlp) in SCHEDULES.items():
-        skips = [index >= round(start * model.n_blocks) for index in range(model.n_blocks)]
-        shares = ([share * does for does in skips] for share in (attention, mlp))
-        schedules[name] = SparsitySchedule.of_halves(*shares, True)
+    schedules |= {name: from_depth(model.n_blocks, *shares) for name, shares in SCHEDULES.items()}
     dense = counter.count(SparsitySchedule.uniform(0.0, model.n_blocks), BATCH, LENGTH).total
     found, timed = {name: {} for name in schedules}, args.ranks[len(args.ranks) // 2]
     for rank in (0, *args.ranks):

@@ -8,10 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from ftp_core.cost.conditions import profile_conditions
 from ftp_core.cost.measure import room_for_new_tokens
 from ftp_core.cpu_limits import n_cores
+from ftp_core.skipping.fitted_keys import fitted_keys_of
 from ftp_core.training.distillation_config import DistillationConfig
 from search.config.run_config import RunConfig
 from search.engine.ablations import plan_ablations
 from search.inputs.data import Workload, search_set
+from search.inputs.fitted_keys import calibration_prompts, fit_keys, fits_keys
 from search.inputs.latency_profiles import known_profile
 from search.pipeline.expected_memory import advice, check_memory, memory_of, memory_sentence
 from search.pipeline.pace import Pace, measure_pace, tokens
@@ -59,6 +61,10 @@ def estimate_run(
     Stages are counted as if none ended early. What schedules share is not counted, and other work on the machine is
     only as far as it was there when examples were evaluated. The database knows latency profiles.
     """
+    model = workload.model.skipping
+    if fits_keys(config) and fitted_keys_of(model.model) is None:
+        # As a study does that begins; without one they are as many, and take as long.
+        fit_keys(model, calibration_prompts(config, workload), view.stage)
     with view.stage("Estimating time and memory", 4) as stage:
         pace = measure_pace(config, workload, stage.advance)
         memory = memory_of(config, workload, stages)

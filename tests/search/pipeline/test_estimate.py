@@ -18,6 +18,7 @@ from rich.console import Console
 import search.pipeline.expected_memory
 import search.pipeline.pipeline
 from ftp_core.cpu_limits import n_cores
+from ftp_core.skipping.fitted_keys import give_fitted_keys
 from search.cli.show import describe_study
 from search.config.run_config import RunConfig
 from search.errors import ConfigError
@@ -85,6 +86,22 @@ def test_a_few_evaluations_tell_the_pace(workload: Workload) -> None:
         found = estimate_run(config, workload, store, all_stages(config), ProgressView(Console(file=shown)))
     assert found.examples >= 1 and 0 < found.evaluation_s < found.seconds["search"]
     assert "Estimating time and memory: done" in shown.getvalue()
+
+
+def test_keys_to_be_fitted_take_time_and_memory_before_there_is_a_study(workload: Workload) -> None:
+    config = RunConfig.checked(**SMALL, kv="keep", substitute=0)
+    model, quiet = workload.model.skipping.model, ProgressView(Console(quiet=True))
+    try:
+        with StudyStore("sqlite://") as store:
+            [own, fitted] = (
+                estimate_run(config.model_copy(update={"keys": keys}), workload, store, ["search"], quiet)
+                for keys in ("own", "fitted")
+            )
+        assert measure_pace(config, workload, lambda: None).fit_s > 0
+    finally:
+        give_fitted_keys(model, None)
+    assert fitted.memory.worker_bytes - own.memory.worker_bytes > 2**27
+    assert measure_pace(config, workload, lambda: None).fit_s == 0
 
 
 def test_what_is_known_already_takes_no_time(workload: Workload) -> None:

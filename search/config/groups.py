@@ -157,14 +157,6 @@ class DataSettings(Group):
         }
 
 
-def _is_zero(value: Any) -> bool:
-    """True for what pydantic will read as 0: options and variables come as text."""
-    try:
-        return float(value) == 0
-    except (TypeError, ValueError):
-        return False
-
-
 class SearchSettings(Group):
     """The first search: its length, its proposers, what it trades, and what it must keep."""
 
@@ -233,10 +225,9 @@ class SearchSettings(Group):
     """Keys and values of tokens that skip a block's attention: drop them, or keep them, so that others attend to these
     tokens there all the same; keep if a target of FLOPs or of speed is given and this is not."""
 
-    keys: Literal["auto", "fitted", "own"] = "auto"
-    """Keys and values that tokens keep which skip a block's attention: fitted to what the dense model has there, for
-    each schedule anew on calibration items, or own, as the block makes them of what they bring; fitted where keys are
-    kept and no maps stand in, if not given."""
+    keys: Literal["own", "fitted"] = "own"
+    """Keys and values that tokens keep which skip a block's attention: own, as the block makes them of what they bring,
+    or fitted to what the dense model has there, for each schedule anew on calibration items."""
 
     substitute: Annotated[int, Ge(0), Le(4096)] | Literal["auto"] = "auto"
     """Rank of the low-rank maps that stand in for halves of blocks that tokens skip, fitted to the dense model on
@@ -261,10 +252,6 @@ class SearchSettings(Group):
             # Whole blocks that drop keys have none: their tokens are gone.
             is_whole = (decided["granularity"], decided["kv"]) == ("block", "drop")
             decided["substitute"] = 0 if is_whole else DEFAULT_RANK
-        if decided.get("keys", "auto") == "auto":
-            # Beside maps they spare next to nothing more (benchmarks/fitted_keys.py).
-            is_bare = decided["kv"] != "drop" and _is_zero(decided["substitute"])
-            decided["keys"] = "fitted" if is_bare else "own"
         return decided
 
     @field_validator("sampler")

@@ -100,8 +100,6 @@ class RunConfig(RunSettings, EvaluationSettings, RouterSettings, SearchSettings,
             )
         # Whoever only looks at a study need not know its proposers.
         named = {"sampler": values["sampler"]} if "sampler" in values and "sampler" not in changes else {}
-        # Studies of before fitted none.
-        values = {"keys": "own", **values}
         config = cls.checked(**{key: value for key, value in {**values, **changes}.items() if key not in named})
         return config.model_copy(update=named)
 

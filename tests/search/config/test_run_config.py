@@ -225,12 +225,3 @@ def test_at_a_target_of_cost_halves_with_kept_keys_skip_unless_another_kind_is_a
     # Tokens that skip whole blocks and leave no keys have nothing that stands in.
     assert config.substitute == again.substitute == (0 if kind == ("block", "drop") else DEFAULT_RANK)
     assert RunConfig.checked(**given, substitute=5).substitute == 5
-    # Keys that are kept are fitted where no maps stand in, but for those of studies from before that was known.
-    assert config.keys == again.keys == "own"
-    # Options of a command come as text.
-    without_maps = RunConfig.checked(**given, substitute="0")
-    assert without_maps == RunConfig.checked(**given, substitute=0) and without_maps.substitute == 0
-    assert without_maps.keys == ("own" if config.kv == "drop" else "fitted")
-    assert RunConfig.checked(**given, keys="fitted").keys == "fitted"
-    before = {field: value for field, value in without_maps.model_dump().items() if field != "keys"}
-    assert RunConfig.stored(before).keys == "own"

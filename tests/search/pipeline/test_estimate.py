@@ -89,7 +89,7 @@ def test_a_few_evaluations_tell_the_pace(workload: Workload) -> None:
 
 
 def test_keys_to_be_fitted_take_time_and_memory_before_there_is_a_study(workload: Workload) -> None:
-    config = RunConfig.checked(**SMALL, kv="keep", substitute=0)
+    config = RunConfig.checked(**SMALL, kv="keep", keys="fitted")
     model, quiet = workload.model.skipping.model, ProgressView(Console(quiet=True))
     try:
         with StudyStore("sqlite://") as store:

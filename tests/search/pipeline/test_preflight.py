@@ -125,20 +125,20 @@ def test_a_model_whose_operations_cannot_be_counted_is_refused(workload: Workloa
 def test_studies_with_other_substitutes_do_not_begin_another(workload: Workload, store: StudyStore) -> None:
     with pytest.raises(ConfigError, match="'other', where substitutes of skipped halves have rank 0, and not 32"):
         check_search(config(warm_start="other", kv="keep"), workload, store)
-    check_search(config(warm_start="other", kv="keep", substitute=0, keys="own"), workload, store)
+    check_search(config(warm_start="other", kv="keep", substitute=0), workload, store)
 
 
 def test_studies_with_other_keys_do_not_begin_another(workload: Workload, store: StudyStore) -> None:
     with pytest.raises(ConfigError, match="'other', where keys of skipped tokens are own, and not fitted"):
-        check_search(config(warm_start="other", kv="keep", substitute=0), workload, store)
+        check_search(config(warm_start="other", kv="keep", substitute=0, keys="fitted"), workload, store)
 
 
 def test_keys_that_cannot_be_fitted_are_refused_with_the_way_out(workload: Workload, store: StudyStore) -> None:
     short = [replace(one, prompt=one.prompt[:1]) for one in workload.splits["calibration"]]
     of_one_token = replace(workload, splits={**workload.splits, "calibration": short})
     with pytest.raises(DataError, match="nothing could skip: give longer prompts, or --keys own"):
-        check_search(config(kv="keep", substitute=0), of_one_token, store)
-    check_search(config(kv="keep", substitute=0, keys="own"), of_one_token, store)
+        check_search(config(kv="keep", substitute=0, keys="fitted"), of_one_token, store)
+    check_search(config(kv="keep", substitute=0), of_one_token, store)
     quantised = copy.deepcopy(workload.model.skipping)
     for attention in (block.self_attn for block in quantised.blocks):
         attention.k_proj, attention.v_proj = Opaque(attention.k_proj), Opaque(attention.v_proj)
@@ -156,4 +156,4 @@ def test_what_cannot_skip_by_halves_or_be_substituted_is_refused(workload: Workl
     of_one_token = replace(workload, splits={**workload.splits, "calibration": short})
     with pytest.raises(DataError, match="No prompt has a second token"):
         check_search(config(kv="keep"), of_one_token, store)
-    check_search(config(kv="keep", substitute=0, keys="own"), of_one_token, store)
+    check_search(config(kv="keep", substitute=0), of_one_token, store)

@@ -7,7 +7,7 @@ that the table grows over several sittings.
 
 python benchmarks/comparison.py [--model smollm2] [--data "SOURCE + SOURCE"] [--budgets 0.15,0.25,0.4]
     [--methods NAMES] [--match latency|flops] [--trials 100] [--test-items 160] [--storage URL] [--quick]
-    [--json PATH] [--picture PATH.html]
+    [--shapes 1x256,8x2048] [--json PATH] [--tables PATH.md] [--picture PATH.html]
 """
 
 import argparse
@@ -17,15 +17,22 @@ from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 from rich.console import Console
-from rich.table import Table
 
 import search
+from dashboards.analysis.other_methods import MethodPoint, method_points
+from dashboards.figures.appearance import VARIANT_COLOURS
+from dashboards.report import markdown
 from dashboards.report.methods import methods_tables
+from search.cli.compare import print_compared
+from search.comparison.plan import listed
 from studies import StudyStore
 from studies.records.compared import OURS, Compared
 
 QUICK = ("shortened_prompt", "last_k", "shortgpt")
+OURS_COLOUR, OTHERS_COLOUR = VARIANT_COLOURS["refined"], "#777777"
+_ROW_PX = 24
 
 
 def main() -> None:
@@ -42,25 +49,24 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="seeds of methods with chance")
     parser.add_argument("--storage", default="sqlite:///comparison.db")
     parser.add_argument("--quick", action="store_true", help="few items and trials, three methods, one budget")
+    parser.add_argument("--shapes", default="", help="further prefills to time, as `ftp-search compare` has them")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--tables", type=Path, help="a file for the tables in Markdown")
     parser.add_argument("--picture", type=Path, help="a page that opens offline")
     args = parser.parse_args()
     budgets = [float(one) for one in args.budgets.split(",")]
     methods = None if args.methods is None else args.methods.split(",")
     if args.quick:
         budgets, methods, args.trials, args.test_items, args.seeds = budgets[1:2] or budgets, list(QUICK), 12, 16, 1
-    console, rows = Console(), list[Compared]()
+    console, rows = Console(width=140, markup=False, highlight=False), list[Compared]()
     for budget in budgets:
-        rows += compared(args, budget, methods)
-        for title, table in methods_tables([one for one in rows if one.target == budget]):
-            shown = Table(title=title, title_justify="left")
-            for column in table.columns:
-                shown.add_column(f"{column.title} {column.unit}".strip(), overflow="fold")
-            for row in table.rows:
-                shown.add_row(*(f"{cell.text} {cell.detail}".strip() for cell in row.cells))
-            console.print(shown)
+        rows += (found := compared(args, budget, methods))
+        print_compared(console, found)
         if args.json is not None:
             args.json.write_text(json.dumps([asdict(one) for one in rows], indent=2) + "\n")
+        if args.tables is not None:
+            parts = (f"## {title}\n\n{markdown.table(table)}" for title, table in methods_tables(rows))
+            args.tables.write_text("\n\n".join(parts) + "\n")
     if args.picture is not None:
         picture(rows).write_html(args.picture, include_plotlyjs=True)
 
@@ -81,33 +87,48 @@ def compared(args: argparse.Namespace, budget: float, methods: list[str] | None)
         search.resume(name, storage=args.storage)
     elif not is_known:
         search.run(name, storage=args.storage, model=args.model, data=args.data, **settings)
-    return search.compare(
-        name, storage=args.storage, methods=methods, budgets=[budget], match=args.match, seeds=args.seeds
-    )
+    asked = {"budgets": [budget], "match": args.match, "seeds": args.seeds, "shapes": listed(args.shapes)}
+    return search.compare(name, storage=args.storage, methods=methods, **asked)
 
 
 def picture(rows: list[Compared]) -> go.Figure:
-    """KL against measured time of all methods, a line for each."""
-    figure = go.Figure()
-    for method in dict.fromkeys(one.method for one in rows):
-        models = sorted((one.model for one in rows if one.method == method and one.model), key=lambda m: m.speedup)
-        if not models:
-            continue
-        figure.add_scatter(
-            x=[1 - 1 / model.speedup for model in models],
-            y=[model.kl for model in models],
-            error_y={
-                "type": "data",
-                "array": [model.kl_high - model.kl for model in models],
-                "arrayminus": [model.kl - model.kl_low for model in models],
-            },
-            mode="lines+markers",
-            name=method,
-            line_width=4 if method == OURS else 1.5,
-        )
-    figure.update_xaxes(title="less time for a prefill, measured", tickformat=".0%")
-    figure.update_yaxes(title="KL to the dense model, nats per token", type="log")
-    return figure.update_layout(template="plotly_white", width=900, height=560)
+    """KL and measured speed-up of all methods, those of a target in one row of panels, the lowest KL on top."""
+    targets: dict[str, list[MethodPoint]] = {}
+    for one in method_points(rows):
+        targets.setdefault(one.title, []).append(one)
+    heights = [len(points) for points in targets.values()]
+    titles = [words for title in targets for words in (f"at {title}", "")]
+    figure = make_subplots(
+        len(targets),
+        2,
+        shared_yaxes=True,
+        row_heights=heights,
+        column_widths=[0.65, 0.35],
+        horizontal_spacing=0.03,
+        vertical_spacing=80 / (80 + _ROW_PX * sum(heights)),
+        subplot_titles=titles,
+    )
+    for place, points in enumerate(targets.values(), 1):
+        ordered = sorted(points, key=lambda one: -one.kl)
+        for one in ordered:
+            of_kl, of_speed = one.kl_interval, one.speedup_interval or (one.first.speedup,) * 2
+            for column, value, (low, high) in ((1, one.kl, of_kl), (2, one.first.speedup, of_speed)):
+                figure.add_scatter(
+                    x=[value],
+                    y=[one.method],
+                    error_x={"type": "data", "array": [high - value], "arrayminus": [value - low]},
+                    marker={"size": 10, "color": OURS_COLOUR if one.method == OURS else OTHERS_COLOUR},
+                    showlegend=False,
+                    row=place,
+                    col=column,
+                )
+        figure.update_yaxes(categoryarray=[one.method for one in ordered], row=place)
+        figure.update_xaxes(title="KL to the dense model, nats per token", type="log", dtick=1, row=place, col=1)
+        figure.update_xaxes(title="speed of a prefill, times the dense model's", row=place, col=2)
+    figure.update_annotations(x=0, xanchor="left", font_size=14)
+    return figure.update_layout(
+        template="plotly_white", width=1000, height=130 + 80 * (len(targets) - 1) + _ROW_PX * sum(heights)
+    )
 
 
 if __name__ == "__main__":

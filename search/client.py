@@ -205,6 +205,7 @@ class Client:
         budgets: Sequence[float] | None = None,
         match: str = "latency",
         seeds: int | None = None,
+        shapes: Sequence[str] | None = None,
     ) -> dict[str, Any]:
         """Queues a finished study for other methods to be compared with its schedules; see `comparison` for the rows.
 
@@ -215,8 +216,9 @@ class Client:
                 saves.
             match: What is alike: `latency` or `flops`.
             seeds: Seeds of each method with chance; None for the service's default.
+            shapes: Further prefills to time, as rows x tokens, such as `8x2048`.
         """
-        asked = {"methods": methods, "budgets": budgets, "match": match, "seeds": seeds}
+        asked = {"methods": methods, "budgets": budgets, "match": match, "seeds": seeds, "shapes": shapes}
         given = {key: value for key, value in asked.items() if value is not None}
         return self._json("POST", f"{_study(name)}/comparison", json=given)
 

@@ -171,6 +171,7 @@ def compare(
     budgets: Sequence[float] | None = None,
     match: str = "latency",
     seeds: int = 3,
+    shapes: Sequence[str] = (),
     quiet: bool = False,
     **settings: Any,
 ) -> list[Compared]:
@@ -185,6 +186,7 @@ def compare(
         budgets: Shares of the dense model's time or operations to save; None for what the selected schedule saves.
         match: What is alike, `latency` or `flops`.
         seeds: Seeds of each method with chance.
+        shapes: Further prefills to time, as rows x tokens, such as `8x2048`.
         quiet: Whether no progress is drawn on standard error.
         **settings: `model`, `revision`, `adapter` and `data` where these lie elsewhere.
 
@@ -208,7 +210,7 @@ def compare(
         )
     with StudyStore(storage, create=False) as store:
         study = store.studies.get(name)
-        plan = comparison_plan(store, study, methods, budgets, match, seeds)
+        plan = comparison_plan(store, study, methods, budgets, match, seeds, shapes)
         opening = continued(store, study, RunConfig.stored(study.config, **_absolute(settings)), make_view(quiet, ""))
         with store.runs.lease(name) as lease:
             return opening(lease).compare(plan)

@@ -51,9 +51,9 @@ class Actions:
     export: Callable[[str, int], Mapping[str, Any]]  # the schedule of a trial with its settings, as plain values
     # A prompt under a trial's schedule, by its text and most new tokens, for `dashboards.report.prompts.own_prompt`.
     prompt: Callable[[str, int, str, int], Mapping[str, Any]]
-    # Other methods, by name, beside a finished study's schedules: shares to save, which commas separate, and what is
-    # alike, "latency" or "flops".
-    compare: Callable[[str, Sequence[str], str, str], None]
+    # Other methods, by name, beside a finished study's schedules: what was said of "budgets" and "shapes", which commas
+    # separate, of "seeds", and of "match", "latency" or "flops"; empty text is nothing said.
+    compare: Callable[[str, Sequence[str], Mapping[str, str]], None]
     # Values of the form for the settings of a study that are no defaults: true or false, or text.
     filled: Callable[[str], Mapping[str, Any]]
     methods: tuple[str, ...] = ()  # names of all other methods

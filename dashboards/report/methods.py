@@ -22,7 +22,7 @@ from dashboards.analysis.tables import (
     perplexity_text,
 )
 from studies.analysis.paired import paired_accuracy, paired_kl
-from studies.records.compared import OURS, Compared, ComparedModel, latest
+from studies.records.compared import OURS, Compared, ComparedModel, ShapeSpeed, latest
 
 _COLUMNS = (
     Column("method"),
@@ -46,9 +46,17 @@ _READING = (
     "perplexity and accuracy are means, whose intervals reach over those of all, and the rest is of the first one."
 )
 
+_READING_SHAPES = (
+    "Rows × tokens of a prefill. Every model is the one of the table above, in turns with the dense model at each "
+    "shape; of several seeds, the first one's."
+)
+
 
 def methods_tables(rows: Sequence[Compared]) -> list[tuple[str, Table]]:
-    """A title and a table for each target, ours first and the others by KL; empty where nothing was compared."""
+    """Titles and tables of each target, ours first and the others by KL; empty where nothing was compared.
+
+    Behind the table of a target there is one of the speed at other prefills, if any were timed.
+    """
     ordered = sorted(latest(rows), key=lambda one: (one.match, one.target))
     tables = []
     for _, group in groupby(ordered, key=lambda one: (one.match, one.target)):
@@ -59,8 +67,28 @@ def methods_tables(rows: Sequence[Compared]) -> list[tuple[str, Table]]:
         refused = {one.method: one.refused for one in own if one.method not in names}
         shown = [_row(one, ours) for one in made]
         shown += [Row((Cell(name, why), *(UNKNOWN,) * (len(_COLUMNS) - 1))) for name, why in refused.items()]
-        tables.append((target_title(own[0].match, own[0].target), Table(_COLUMNS, tuple(shown), _READING)))
+        title = target_title(own[0].match, own[0].target)
+        tables.append((title, Table(_COLUMNS, tuple(shown), _READING)))
+        if timed := [one for one in made if one.first.shapes]:
+            tables.append((f"{title}, speed-up at others", _shapes_table(timed)))
     return tables
+
+
+def _shapes_table(timed: Sequence[MethodPoint]) -> Table:
+    """Speed-ups of methods at all prefills at which any was timed."""
+    shapes = sorted({(speed.batch, speed.length) for one in timed for speed in one.first.shapes})
+    columns = [Column("method"), *(Column(f"{batch} × {length:,}", "95% interval") for batch, length in shapes)]
+    rows = []
+    for one in timed:
+        known = {(speed.batch, speed.length): speed for speed in one.first.shapes}
+        cells = [_speed_cell(known[shape]) if shape in known else UNKNOWN for shape in shapes]
+        rows.append(Row((Cell(one.method), *cells), marked=one.method == OURS))
+    return Table(tuple(columns), tuple(rows), _READING_SHAPES)
+
+
+def _speed_cell(one: ComparedModel | ShapeSpeed) -> Cell:
+    interval = None if one.speedup_low is None or one.speedup_high is None else (one.speedup_low, one.speedup_high)
+    return Cell(f"{one.speedup:.2f}×", bracketed(interval, ".2f"), _tone(one))
 
 
 def _row(one: MethodPoint, ours: ComparedModel | None) -> Row:
@@ -83,7 +111,7 @@ def _row(one: MethodPoint, ours: ComparedModel | None) -> Row:
     return Row(
         (
             Cell(name, "" if len(one.models) == 1 else counted(len(one.models), "seed")),
-            Cell(f"{first.speedup:.2f}×", bracketed(one.speedup_interval, ".2f"), _tone(first)),
+            _speed_cell(first),
             Cell(f"{first.flops_saved:.1%}"),
             Cell(kl_text(one.kl), bracketed(one.kl_interval, ".4f")),
             against_kl,
@@ -100,7 +128,7 @@ def _row(one: MethodPoint, ours: ComparedModel | None) -> Row:
     )
 
 
-def _tone(one: ComparedModel) -> Tone:
+def _tone(one: ComparedModel | ShapeSpeed) -> Tone:
     """How a speed-up is set: bad where it is slower than the dense model, muted where that is not told."""
     if one.speedup_high is not None and one.speedup_high < 1:
         return "bad"

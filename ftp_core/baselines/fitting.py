@@ -9,6 +9,7 @@ import math
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import TypeVar
 
 import torch
@@ -75,6 +76,12 @@ def text_batches(model: SkippingModel, calibration: Sequence[EncodedExample]) ->
         lengths = torch.tensor(list(map(len, texts)))
         batches.append(PromptBatch(pad_right(texts, 0), lengths, lengths).to(model.device))
     return batches
+
+
+def first_texts(calibration: Sequence[EncodedExample], n_tokens: int) -> list[EncodedExample]:
+    """The first examples whose whole texts have so many tokens together; all of them if they have fewer."""
+    ends = list(accumulate(len(one.prompt) + len(one.continuations[one.answer]) for one in calibration))
+    return list(calibration[: bisect_left(ends, n_tokens) + 1])
 
 
 def prompt_batches(model: SkippingModel, calibration: Sequence[EncodedExample]) -> list[PromptBatch]:

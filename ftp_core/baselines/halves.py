@@ -98,7 +98,7 @@ class Shrinking:
         batches: Sequence[PromptBatch],
         candidates: Sequence[tuple[Half, ...]],
         loss_of: Loss = likelihood,
-        on_batch: Callable[[], None] = lambda: None,
+        on_loss: Callable[[], None] = lambda: None,
     ) -> list[float]:
         """Loss without each candidate, summed over texts; each runs from its own block on, from states that are known.
 
@@ -106,7 +106,7 @@ class Shrinking:
             batches: Texts.
             candidates: Halves of one block each, to be left out together.
             loss_of: Loss.
-            on_batch: Called after each batch.
+            on_loss: Called after each candidate has run a batch: their number by that of batches times.
         """
         sums = [0.0] * len(candidates)
         for texts in batches:
@@ -123,7 +123,7 @@ class Shrinking:
                 self._effort.tokens += int(texts.lengths.sum())
                 with self.without(halves):
                     sums[place] += float(loss(_starting(halves[0].block, before[halves[0].block])))
-            on_batch()
+                on_loss()
         return sums
 
     def pruned(self, name: str, removed: Sequence[Half]) -> ScheduledModel:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from dashboards.analysis.tables import Table
+from dashboards.analysis.tables import UNKNOWN, Table
 from dashboards.report.methods import methods_tables
 from search.cli.options import AsJson, Quiet, Storage, StudyName
 from search.cli.tables import narrow_table
@@ -54,6 +54,10 @@ def compare_command(
     seeds: Annotated[
         int, typer.Option("--seeds", metavar="K", min=1, help="Seeds of each method with chance in it.")
     ] = 3,
+    shapes: Annotated[
+        str | None,
+        typer.Option("--shapes", metavar="BxL,...", help="Further prefills to time, as rows x tokens: 1x256,8x2048."),
+    ] = None,
     storage: Storage = DEFAULT_STORAGE,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -67,7 +71,7 @@ def compare_command(
     with StudyStore(storage, create=False) as store:
         study = store.studies.get(name)
         named, shares = (None if given is None else listed(given) for given in (methods, budgets))
-        plan = comparison_plan(store, study, named, shares, match, seeds)
+        plan = comparison_plan(store, study, named, shares, match, seeds, listed(shapes or ""))
         config = RunConfig.stored(study.config, **settings)
         opening = continued(store, study, config, make_view(quiet, ""), loading=ends_at_once)
         with store.runs.lease(name) as lease:
@@ -81,7 +85,7 @@ def compare_command(
 def print_compared(console: Console, compared: list[Compared]) -> None:
     """Prints a table for each target, and what could not be applied."""
     for title, table in methods_tables(compared):
-        refused = [row for row in table.rows if len({*row.cells[1:]}) == 1]
+        refused = [row for row in table.rows if set(row.cells[1:]) == {UNKNOWN}]
         console.print(_printed(title, table, [row for row in table.rows if row not in refused]))
         for row in refused:
             console.print(f"{row.cells[0].text}: {row.cells[0].detail}", soft_wrap=True)
@@ -90,8 +94,9 @@ def print_compared(console: Console, compared: list[Compared]) -> None:
 
 def _printed(title: str, table: Table, rows: list[Any]) -> Any:
     """The columns that fit into a terminal, without details but intervals; `--json` and reports have all."""
-    shown = [place for place, column in enumerate(table.columns) if column.title in _SHOWN]
-    printed = narrow_table(title, *(_SHOWN[table.columns[place].title] for place in shown))
+    titles = [column.title for column in table.columns]
+    shown = [place for place, name in enumerate(titles) if name in _SHOWN or "×" in name]
+    printed = narrow_table(title, *(_SHOWN.get(titles[place], f"{titles[place]}\n[95 %]") for place in shown))
     for row in rows:
         cells = [row.cells[place] for place in shown]
         printed.add_row(*(f"{one.text} {one.detail * one.detail.startswith('[')}".strip() for one in cells))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from ftp_core.baselines.sharing import shared_copy
 from ftp_core.cost import Unchanged, paired_speedup, profile_conditions, time_generation
 from ftp_core.cost.measure import room_for_new_tokens
 from ftp_core.cost.speedup import needs_more_turns
+from ftp_core.cost.timing import timing_batch
 from ftp_core.errors import CoreError
 from ftp_core.quality.quality import Quality, QualitySet
 from ftp_core.skipping.fitted_keys import fitted_keys_of
@@ -24,16 +26,18 @@ from search.comparison.matching import Matched, matched_in_time
 from search.comparison.methods import method_of
 from search.comparison.ours import OwnSchedules
 from search.comparison.plan import ComparisonPlan
-from search.errors import SearchError
+from search.errors import ConfigError, SearchError
 from search.stages.measure import quality_set, timed_prompts
 from search.stages.open_study import OpenStudy
 from search.stages.stage_states import COMPARE
-from studies.records.compared import OURS, Compared, ComparedModel, Match
+from studies.records.compared import OURS, Compared, ComparedModel, ShapeSpeed
 
 # New tokens that are timed behind the first one, where the context has room for them.
 _NEW_TOKENS = 16
 # Turns by which a model's time is judged while a match is looked for: the medians of fewer are not steady.
 _TURNS_TO_MATCH = 5
+# Least turns at other shapes: fewer have no interval, and long prefills take long.
+_TURNS_OF_SHAPES = 6
 
 
 def compare(study: OpenStudy, plan: ComparisonPlan) -> list[Compared]:
@@ -43,8 +47,11 @@ def compare(study: OpenStudy, plan: ComparisonPlan) -> list[Compared]:
 
     Returns:
         All rows of the plan, the study's own first.
+
+    Raises:
+        ConfigError: The model does not read as many tokens as a prefill is to have.
     """
-    comparing = _Comparing(study, plan.match)
+    comparing = _Comparing(study, plan)
     names = dict.fromkeys((OURS, *plan.methods))
     methods: list[Baseline] = [OwnSchedules(study) if name == OURS else method_of(name) for name in names]
     planned = [
@@ -60,13 +67,21 @@ def compare(study: OpenStudy, plan: ComparisonPlan) -> list[Compared]:
     return found
 
 
+class _Timed(NamedTuple):
+    """Times of a model."""
+
+    first: ShapeSpeed  # until the first token
+    tokens_per_second: float | None  # behind it; None if none were timed
+
+
 class _Comparing:
     """One study's model, items and clock, for all methods alike."""
 
-    def __init__(self, study: OpenStudy, match: Match) -> None:
+    def __init__(self, study: OpenStudy, plan: ComparisonPlan) -> None:
         self._study = study
-        self._match = match
+        self._match, self._shapes = plan.match, plan.shapes
         self._model = _without_maps(study.workload.model.skipping)
+        _check_shapes(plan.shapes, self._model.context)
         self._prompts = timed_prompts(study)
         self._context = _context(study, self._model, self._prompts)
         self._known = {
@@ -80,18 +95,27 @@ class _Comparing:
         found: list[Compared] = []
         for seed in range(seeds):
             one = self._known.get((method.name, self._match, target, seed, self._context_of(method)))
-            if one is None:
+            if one is None or self._untimed(one.model):
                 self._study.lease.check()
                 # Other seeds save the same operations, so that they differ by chance alone.
                 asked = next((row.model.asked for row in found if row.model is not None), None)
-                one = self._compared(method, target, seed, asked)
+                one = self._compared(method, target, seed, asked, None if one is None else one.model)
                 self._study.store.comparisons.keep(self._study.name, one)
             found.append(one)
             if one.refused:
                 break
         return found
 
-    def _compared(self, method: Baseline, target: float, seed: int, asked: float | None) -> Compared:
+    def _untimed(self, known: ComparedModel | None) -> list[tuple[int, int]]:
+        """Shapes of the plan at which a known model was not timed; none of one that cannot be made."""
+        timed = {(one.batch, one.length) for one in known.shapes} if known is not None else set(self._shapes)
+        return [shape for shape in self._shapes if shape not in timed]
+
+    def _compared(
+        self, method: Baseline, target: float, seed: int, asked: float | None, known: ComparedModel | None
+    ) -> Compared:
+        """Makes a method's model and measures it; of a known one, which is made again, what is not measured yet."""
+        asked = asked if known is None else known.asked
         title = f"{method.name} at {target:.0%} less {'time' if self._match == 'latency' else 'operations'}"
         with self._study.view.stage(title if not seed else f"{title}, seed {seed}", 100) as stage:
             done = 0
@@ -124,7 +148,9 @@ class _Comparing:
             except (CoreError, SearchError) as error:
                 refused = str(error)
             else:
-                model = self._measured(matched)
+                model = self._measured(matched) if known is None else known
+                if shapes := self._untimed(model):
+                    model = replace(model, shapes=(*model.shapes, *self._timed_shapes(matched.model, shapes)))
         return Compared(method.name, method.paper, self._match, target, seed, self._context_of(method), model, refused)
 
     def _context_of(self, method: Baseline) -> str:
@@ -150,7 +176,7 @@ class _Comparing:
         quality = self._quality(pruned)
         assert quality.kl_interval is not None
         low, high = quality.accuracy_interval or (None, None)
-        timed = self._timed(pruned)
+        timed = self._timed(pruned, prompts, self._study.config.timed_runs, _NEW_TOKENS)
         return ComparedModel(
             asked=matched.share,
             flops_saved=flops_saved(pruned, batch, length),
@@ -165,7 +191,12 @@ class _Comparing:
             accuracy=quality.accuracy,
             accuracy_low=low,
             accuracy_high=high,
-            **timed,
+            latency_ms=timed.first.latency_ms,
+            speedup=timed.first.speedup,
+            speedup_low=timed.first.speedup_low,
+            speedup_high=timed.first.speedup_high,
+            tokens_per_second=timed.tokens_per_second,
+            repeats=timed.first.repeats,
             batch=batch,
             length=length,
             seconds=pruned.preparation.seconds,
@@ -183,11 +214,17 @@ class _Comparing:
         with self._study.view.stage(f"Measuring quality, {pruned.name}", self._items.n_batches) as stage:
             return self._items.evaluate_pruned(pruned, choices=True, intervals=True, on_batch=stage.advance, items=True)
 
-    def _timed(self, pruned: PrunedModel) -> dict[str, Any]:
+    def _timed_shapes(self, pruned: PrunedModel, shapes: Sequence[tuple[int, int]]) -> list[ShapeSpeed]:
+        least = min(self._study.config.timed_runs, _TURNS_OF_SHAPES)
+        prompts = [example.prompt for example in self._study.workload.splits["calibration"]]
+        return [self._timed(pruned, timing_batch(prompts, *shape), least, 0).first for shape in shapes]
+
+    def _timed(self, pruned: PrunedModel, prompts: PromptBatch, least: int, new_tokens: int) -> _Timed:
         """Times of a prefill and of the tokens behind it, in turns with the dense model."""
-        least = self._study.config.timed_runs
-        new = min(_NEW_TOKENS, room_for_new_tokens(self._prompts.ids.shape[1], self._model.context) - 1)
-        with self._study.view.stage(f"Measuring latency, {pruned.name}", 2 * (least + 1)) as stage:
+        batch, length = prompts.ids.shape
+        new = min(new_tokens, room_for_new_tokens(length, self._model.context) - 1)
+        title = f"Measuring latency at {batch} x {length}, {pruned.name}"
+        with self._study.view.stage(title, 2 * (least + 1)) as stage:
 
             def goes_on(times_ms: Sequence[Sequence[float]]) -> bool:
                 more = needs_more_turns(times_ms, least)
@@ -197,32 +234,36 @@ class _Comparing:
 
             dense, own = time_generation(
                 self._model,
-                self._prompts.ids,
+                prompts.ids,
                 [Unchanged(), pruned],
                 [1, 1 + new] if new > 0 else [1],
                 repeats=least,
                 on_run=stage.advance,
                 goes_on=goes_on,
             )
-        speedup = paired_speedup(dense[1], own[1])
-        rate = None
+        ratio, rate = paired_speedup(dense[1], own[1]), None
         if new > 0:
             behind_ms = np.asarray(own[1 + new]) - np.asarray(own[1])
-            rate = float(1000 * new * len(self._prompts.ids) / np.median(behind_ms))
-        return {
-            "latency_ms": float(np.median(own[1])),
-            "speedup": speedup.ratio,
-            "speedup_low": speedup.low,
-            "speedup_high": speedup.high,
-            "tokens_per_second": rate,
-            "repeats": len(own[1]),
-        }
+            rate = float(1000 * new * batch / np.median(behind_ms))
+        latency_ms = float(np.median(own[1]))
+        return _Timed(
+            ShapeSpeed(batch, length, latency_ms, ratio.ratio, ratio.low, ratio.high, len(own[1])),
+            tokens_per_second=rate,
+        )
 
 
 def _without_maps(model: SkippingModel) -> SkippingModel:
     """The dense model as others know it: what stands in for skipped halves, and fitted keys, are the study's own."""
     given = substitutes_of(model.model), fitted_keys_of(model.model)
     return model if given == (None, None) else shared_copy(model)
+
+
+def _check_shapes(shapes: Sequence[tuple[int, int]], context: int) -> None:
+    for batch, length in shapes:
+        if length > context:
+            raise ConfigError(
+                f"--shapes has {batch}x{length}, but the model reads at most {context} tokens: give a shorter one."
+            )
 
 
 def _context(study: OpenStudy, model: SkippingModel, prompts: PromptBatch) -> str:

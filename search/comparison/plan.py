@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast, get_args
@@ -17,6 +18,8 @@ from studies.records.compared import Match
 _HIGHEST = 0.9
 # Less is no difference between methods.
 _LEAST = 0.02
+# Rows and tokens of a prefill; more digits are a slip.
+_SHAPE = re.compile(r"([1-9][0-9]{0,4})[x×]([1-9][0-9]{0,6})")
 
 
 @dataclass(frozen=True)
@@ -28,12 +31,14 @@ class ComparisonPlan:
         targets: Shares of the dense model's time, or operations, that each is to save.
         match: What is alike at a target.
         seeds: Seeds of each method with chance.
+        shapes: Rows and tokens of further prefills to time.
     """
 
     methods: tuple[str, ...]
     targets: tuple[float, ...]
     match: Match = "latency"
     seeds: int = 3
+    shapes: tuple[tuple[int, int], ...] = ()
 
     @classmethod
     def stored(cls, content: Mapping[str, Any]) -> ComparisonPlan:
@@ -48,6 +53,7 @@ def comparison_plan(
     budgets: Sequence[float | str] | None,
     match: str,
     seeds: int,
+    shapes: Sequence[str] = (),
     advice: str | None = None,
 ) -> ComparisonPlan:
     """What a study is to be compared with.
@@ -59,6 +65,7 @@ def comparison_plan(
         budgets: Shares to save, as numbers or as somebody wrote them; None for what the selected schedule saves.
         match: What is alike, see `ComparisonPlan`.
         seeds: Seeds of each method with chance.
+        shapes: Further prefills to time, as rows x tokens.
         advice: What to do about a study that has not finished; None for the command that resumes it.
 
     Raises:
@@ -76,11 +83,11 @@ def comparison_plan(
     advice = f"finish it with `{resume_command(repr(store), study.name)}`" if advice is None else advice
     if study.chosen_trial is None:
         raise UnfinishedError(f"Study {study.name!r} has no chosen schedule to compare others with: {advice}.")
-    kind = cast(Match, match)
+    kind, timed = cast(Match, match), dict.fromkeys(map(_shape, shapes))
     targets = (_selected(store, study, kind, advice),) if budgets is None else tuple(map(_share, budgets))
     if not targets:
         raise ConfigError("--budgets names nothing: expected shares to save, such as 0.15,0.25.")
-    return ComparisonPlan(names, tuple(dict.fromkeys(targets)), kind, seeds)
+    return ComparisonPlan(names, tuple(dict.fromkeys(targets)), kind, seeds, tuple(timed))
 
 
 def listed(text: str) -> list[str]:
@@ -96,6 +103,13 @@ def _share(given: float | str) -> float:
     if not 0 < share <= _HIGHEST:
         raise ConfigError(f"--budgets has '{given}': expected shares to save, above 0 and at most {_HIGHEST:g}.")
     return share
+
+
+def _shape(text: str) -> tuple[int, int]:
+    found = _SHAPE.fullmatch(text.strip().lower())
+    if found is None:
+        raise ConfigError(f"--shapes has '{text}': expected rows and tokens of prefills, such as 1x256,8x2048.")
+    return int(found[1]), int(found[2])
 
 
 def _selected(store: StudyStore, study: StudyRecord, match: Match, advice: str) -> float:

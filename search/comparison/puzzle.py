@@ -43,16 +43,16 @@ class Puzzle:
         effort, batches = Effort(model), text_batches(model, calibration)
         shrinking, costs = Shrinking(model, effort), flops_of_halves(model, budget)
         alternatives = [((Half(i, 0),), (Half(i, 1),), (Half(i, 0), Half(i, 1))) for i in range(model.n_blocks)]
+        flat = [halves for of_block in alternatives for halves in of_block]
         done = 0
 
         def advance() -> None:
             nonlocal done
             done += 1
-            on_step(done / len(batches))
+            on_step(done / (len(batches) * len(flat)))
 
         choice = [0] * model.n_blocks
         if budget.share:
-            flat = [halves for of_block in alternatives for halves in of_block]
             losses = shrinking.losses(batches, flat, divergence_from_dense, advance)
             # Keeping a block, index 0, costs and harms nothing.
             harms = np.insert(np.maximum(np.reshape(losses, (model.n_blocks, 3)), 0.0), 0, 0.0, axis=1)

@@ -92,9 +92,9 @@ def actions(store: ServiceStore, settings: ServiceSettings, prompts: PromptProce
         asked = PromptRequest(text=text, new_tokens=new_tokens)
         return prompts.answer(name, trial, asked.text, asked.new_tokens)
 
-    def compare(name: str, methods: Sequence[str], budgets: str, match: str) -> None:
-        shares = listed(budgets)
-        asked = {"methods": methods, "match": match} | ({"budgets": shares} if shares else {})
+    def compare(name: str, methods: Sequence[str], said: Mapping[str, str]) -> None:
+        typed = {field: listed(text) if field in ("budgets", "shapes") else text for field, text in said.items()}
+        asked = {"methods": methods, **{field: value for field, value in typed.items() if value or field == "match"}}
         compare_and_submit(name, ComparisonRequest.model_validate(asked), store)
 
     return Actions(

@@ -13,6 +13,29 @@ Match = Literal["latency", "flops"]
 
 
 @dataclass(frozen=True)
+class ShapeSpeed:
+    """Speed of a model at a prefill of another shape than the one that it was made for.
+
+    Attributes:
+        batch: Rows of the input.
+        length: Tokens of each.
+        latency_ms: Median time until the first token.
+        speedup: Median over turns of the dense model's time by this one's in the same turn.
+        speedup_low: Lower end of its 95 % interval; None where there were too few turns.
+        speedup_high: Upper end of it.
+        repeats: Turns.
+    """
+
+    batch: int
+    length: int
+    latency_ms: float
+    speedup: float
+    speedup_low: float | None
+    speedup_high: float | None
+    repeats: int
+
+
+@dataclass(frozen=True)
 class ComparedModel:
     """A model that a method made, measured on test items and on the clock.
 
@@ -45,6 +68,7 @@ class ComparedModel:
         item_kl: KL on each test item.
         item_tokens: Completion tokens of each.
         item_right: 1 where the right choice was taken, 0 where another one was, None where there is no choice.
+        shapes: Its speed at prefills of other shapes.
     """
 
     asked: float
@@ -75,6 +99,7 @@ class ComparedModel:
     item_kl: tuple[float, ...]
     item_tokens: tuple[int, ...]
     item_right: tuple[int | None, ...]
+    shapes: tuple[ShapeSpeed, ...] = ()
 
 
 @dataclass(frozen=True)

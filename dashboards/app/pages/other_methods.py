@@ -20,6 +20,18 @@ _ABOUT = (
 )
 # What is alike, in words.
 _MATCHES = {"latency": "measured time", "flops": "operations"}
+# What is typed: its field, what it is about, what stands there while it is empty, and what that means.
+_FIELDS = (
+    (
+        *("budgets", "shares of it to save, such as 0.15, 0.25", "as the selected"),
+        "Empty for what the selected schedule was measured to save.",
+    ),
+    ("seeds", "seeds of methods with chance", "3", "Their means stand in the table."),
+    (
+        *("shapes", "further prefills to time, as rows x tokens, such as 1x256, 8x2048", "none"),
+        "Of each model the speed-up there, too; long ones take long.",
+    ),
+)
 _LONGEST = 200
 
 
@@ -39,26 +51,12 @@ class OtherMethods:
         names: Any = list(self._actions.methods)
         matches: Any = [{"label": words, "value": match} for match, words in _MATCHES.items()]
         methods = dcc.Checklist(names, names, id="others-methods", className="choices", inline=True)
-        budgets = dcc.Input(
-            id="others-budgets",
-            type="text",
-            placeholder="as the selected",
-            maxLength=_LONGEST,
-            autoComplete="off",
-            spellCheck=False,
-        )
         match = dcc.RadioItems(matches, "latency", id="others-match", className="choices", inline=True)
         form = [
             html.P(_ABOUT, className="soft"),
             html.Fieldset([html.Legend("methods"), methods], className="field"),
             html.Fieldset([html.Legend("at equal"), match], className="field"),
-            html.Label(
-                [
-                    html.Span("shares of it to save, such as 0.15, 0.25", className="name-of"),
-                    budgets,
-                    html.Small("Empty for what the selected schedule was measured to save."),
-                ]
-            ),
+            *(_labelled(*field) for field in _FIELDS),
             acts,
         ]
         return html.Div(html.Details([html.Summary("Compare with other methods"), html.Div(form, className="labels")]))
@@ -70,9 +68,9 @@ class OtherMethods:
             Output("study-changed", "data", allow_duplicate=True),
             Input("others-start", "n_clicks"),
             State("others-methods", "value"),
-            State("others-budgets", "value"),
             State("others-match", "value"),
             State("study", "data"),
+            *(State(_id(field), "value") for field, *_ in _FIELDS),
             prevent_initial_call=True,
         )(self.start)
         dash.callback(
@@ -83,7 +81,7 @@ class OtherMethods:
         )(while_looked_at(self.acts))
 
     def start(
-        self, n_clicks: int | None, methods: list[str] | None, budgets: str | None, match: str | None, name: str
+        self, n_clicks: int | None, methods: list[str] | None, match: str | None, name: str, *typed: str | None
     ) -> tuple[Any, Any]:
         """Starts a comparison: a note, and a sign that the study has changed."""
         if not n_clicks:
@@ -91,7 +89,8 @@ class OtherMethods:
         if not self._is_editor():
             return NOT_AN_EDITOR, no_update
         try:
-            self._actions.compare(name, methods or [], budgets or "", match or "")
+            texts = {field: text or "" for (field, *_), text in zip(_FIELDS, typed, strict=True)}
+            self._actions.compare(name, methods or [], {**texts, "match": match or ""})
         except (RefusedError, StudiesError) as error:
             return str(error), no_update
         said = f"{name}: compares other methods as soon as a runner is free. Rows appear as they are measured."
@@ -111,3 +110,15 @@ class OtherMethods:
             why = f"The study is {state.value}: resume it, and compare it once it has finished."
         start = html.Button("Compare", id="others-start", className="button", type="button", disabled=bool(why))
         return [start, *([html.Span(why, className="soft")] if why else [])]
+
+
+def _labelled(field: str, about: str, empty: str, note: str) -> html.Label:
+    """An input with what it is about."""
+    typed = dcc.Input(
+        id=_id(field), type="text", placeholder=empty, maxLength=_LONGEST, autoComplete="off", spellCheck=False
+    )
+    return html.Label([html.Span(about, className="name-of"), typed, html.Small(note)])
+
+
+def _id(field: str) -> str:
+    return f"others-{field}"

@@ -80,7 +80,7 @@ def compare_and_submit(name: str, request: ComparisonRequest, store: ServiceStor
     """Queues a finished study for other methods to be compared with its schedules.
 
     Raises:
-        ConfigError: There is no such method, or a share is out of range.
+        ConfigError: There is no such method, a share is out of range, or a shape is none.
         StudyBusyError: The study waits for a runner, or is worked on.
         UnfinishedError: It has not finished.
     """
@@ -88,7 +88,8 @@ def compare_and_submit(name: str, request: ComparisonRequest, store: ServiceStor
     if study.state is not StudyState.FINISHED:
         raise UnfinishedError(f"Study {name!r} is {study.state.value}: {advice}, and compare others with it then.")
     try:
-        plan = comparison_plan(store, study, request.methods, request.budgets, request.match, request.seeds, advice)
+        asked = request.methods, request.budgets, request.match, request.seeds, request.shapes
+        plan = comparison_plan(store, study, *asked, advice=advice)
     except ConfigError as error:
         raise type(error)(in_fields(str(error), ComparisonRequest.model_fields)) from error
     store.queue.submit(name, by=_who(), comparison=asdict(plan))

@@ -33,8 +33,8 @@ _MAX_CHECKED_BYTES = 64 * 2**20
 # Characters of somebody's own prompt, and tokens of an answer to it.
 MAX_PROMPT = 200_000
 DEFAULT_NEW_TOKENS, MAX_NEW_TOKENS = 32, 512
-# Methods, budgets and seeds of a comparison.
-MAX_METHODS, MAX_BUDGETS, MAX_SEEDS = 64, 20, 20
+# Methods, budgets, seeds and shapes of a comparison.
+MAX_METHODS, MAX_BUDGETS, MAX_SEEDS, MAX_SHAPES = 64, 20, 20, 20
 
 
 def _worded(text: str) -> str:
@@ -146,6 +146,9 @@ class ComparisonRequest(_Fields):
     )
     match: Match = Field("latency", description="What is alike: measured time, or operations.")
     seeds: int = Field(3, ge=1, le=MAX_SEEDS, description="Seeds of each method with chance.")
+    shapes: Annotated[list[Annotated[str, MaxLen(16)]], MaxLen(MAX_SHAPES)] = Field(
+        default_factory=list, description="Further prefills to time, as rows x tokens, such as `8x2048`."
+    )
 
 
 class PromptRequest(BaseModel):

@@ -13,7 +13,7 @@ from dashboards.figures import front_figure, measurements_figure
 from dashboards.report.html import render_report
 from dashboards.report.markdown import render_markdown
 from dashboards.report.methods import methods_tables
-from studies.records.compared import Compared, ComparedModel
+from studies.records.compared import Compared, ComparedModel, ShapeSpeed
 from tests.dashboards.records import DATA
 
 DENSE = next(m for m in DATA.results if m.variant == "dense")
@@ -64,6 +64,23 @@ def test_seeds_of_a_method_are_one_row_whose_intervals_reach_over_all() -> None:
     assert (row[0].text, row[0].detail) == ("laco", "2 seeds")
     assert (row[3].text, row[3].detail) == ("0.1500", "[0.0800, 0.3000]")
     assert (row[5].text, row[5].detail) == ("85.0%", "[70.0%, 95.0%]")
+
+
+def test_speed_at_other_prefills_is_a_table_of_its_own() -> None:
+    fast, unclear = ShapeSpeed(1, 256, 4.0, 1.5, 1.4, 1.6, 9), ShapeSpeed(8, 2048, 90.0, 1.1, None, None, 3)
+    slow = replace(fast, length=64, speedup=0.8, speedup_low=0.7, speedup_high=0.9)
+    ours = replace(ROWS[0], model=replace(MODEL, shapes=(unclear, fast)))
+    rows = [ours, replace(ROWS[2], model=replace(MODEL, shapes=(slow,))), ROWS[3]]
+    (_, table), (title, speeds) = methods_tables(rows)
+    assert [row.cells[0].text for row in table.rows] == ["ours", "laco", "pruner"]
+    assert title == "25% less time for a prefill, speed-up at others"
+    assert [column.title for column in speeds.columns] == ["method", "1 × 64", "1 × 256", "8 × 2,048"]
+    [ours_cells, laco] = [row.cells for row in speeds.rows]
+    assert [cell.text for cell in ours_cells] == ["ours", "–", "1.50×", "1.10×"]
+    assert (ours_cells[2].detail, ours_cells[3].tone) == ("[1.40, 1.60]", "unclear")
+    assert (laco[1].text, laco[1].tone, laco[2].text) == ("0.80×", "bad", "–")
+    page = render_report(replace(DATA, compared=tuple(rows)))
+    assert "speed-up at others" in page and "8 × 2,048" in page
 
 
 def timed(rows: Sequence[Compared]) -> list[Compared]:

@@ -17,7 +17,7 @@ from dashboards.report.methods import methods_tables
 from ftp_core.baselines.catalogue import baseline
 from ftp_core.baselines.protocol import Budget
 from ftp_core.baselines.sharing import shared_copy
-from ftp_core.cost import conditions
+from ftp_core.cost import conditions, time_generation
 from ftp_core.errors import ModelError
 from ftp_core.quality.quality import QualitySet
 from ftp_core.schedule import SparsitySchedule
@@ -162,6 +162,39 @@ def test_what_is_known_is_not_done_again(study: OpenStudy, monkeypatch: pytest.M
     assert measured == [OURS] and [one.refused for one in again] == ["fitted", ""]
 
 
+def test_speed_at_other_prefills_joins_what_is_known(study: OpenStudy, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = ComparisonPlan(("last_k",), (0.3,), "flops")
+    plain = compare(study, plan)
+    timed: list[tuple[int, ...]] = []
+
+    def noting(model: Any, ids_BL: torch.Tensor, *rest: Any, **more: Any) -> Any:
+        timed.append(tuple(ids_BL.shape))
+        return time_generation(model, ids_BL, *rest, **more)
+
+    monkeypatch.setattr("search.comparison.compare.time_generation", noting)
+    for one, before in zip(compare(study, replace(plan, shapes=((2, 16), (1, 64)))), plain, strict=True):
+        assert one.model is not None and before.model is not None
+        # Quality and the study's own prefill are not measured again.
+        assert replace(one.model, shapes=()) == before.model
+        assert [(speed.batch, speed.length) for speed in one.model.shapes] == [(2, 16), (1, 64)]
+        assert all(speed.speedup > 0 and speed.latency_ms > 0 and speed.repeats >= 2 for speed in one.model.shapes)
+    assert timed == [(2, 16), (1, 64)] * 2
+    more = compare(study, replace(plan, shapes=((1, 64), (3, 32))))
+    assert timed[4:] == [(3, 32)] * 2 and compare(study, replace(plan, shapes=((3, 32),))) == more
+    new = compare(study, ComparisonPlan(("first_k",), (0.3,), "flops", shapes=((2, 16),)))[1].model
+    assert new is not None and [(speed.batch, speed.length) for speed in new.shapes] == [(2, 16)]
+    assert study.store.comparisons.of("one")[:2] == more and len(timed) == 8
+
+
+def test_prefills_that_the_model_does_not_read_are_refused_before_anything_is_made(study: OpenStudy) -> None:
+    context = study.workload.model.skipping.context
+    with pytest.raises(ConfigError, match=f"--shapes has 1x{context + 1}, but the model reads at most {context}"):
+        compare(study, ComparisonPlan(("last_k",), (0.3,), "flops", shapes=((1, 16), (1, context + 1))))
+    assert not study.store.comparisons.of("one")
+    [row, _] = compare(study, ComparisonPlan(("last_k",), (0.3,), "flops", shapes=((1, context),)))
+    assert row.model is not None and row.model.shapes[0].length == context
+
+
 def test_methods_that_cannot_be_applied_are_rows_that_say_why(
     study: OpenStudy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -226,6 +259,10 @@ def test_rows_are_kept_as_they_were(study: OpenStudy) -> None:
         ({"budgets": []}, "--budgets names nothing"),
         ({"match": "size"}, "--match is 'size': expected latency or flops"),
         ({"seeds": 0}, "--seeds is 0"),
+        ({"shapes": ["1x256", "8"]}, "--shapes has '8': expected rows and tokens of prefills, such as 1x256,8x2048"),
+        ({"shapes": ["0x256"]}, "--shapes has '0x256'"),
+        ({"shapes": ["2x-1"]}, "--shapes has '2x-1'"),
+        ({"shapes": ["1x99999999"]}, "--shapes has '1x99999999'"),
         ({}, "was not measured yet: give --budgets"),
     ],
 )
@@ -234,6 +271,12 @@ def test_wrong_plans_are_refused_before_anything_is_loaded(study: OpenStudy, ask
     with pytest.raises(ConfigError) as refused:
         comparison_plan(study.store, study.store.studies.get("one"), **given)
     assert said in str(refused.value)
+
+
+def test_a_shape_is_timed_once_however_it_is_written(study: OpenStudy) -> None:
+    record, shapes = study.store.studies.get("one"), listed("1x256, 8X2048, 1×256")
+    plan = comparison_plan(study.store, record, None, [0.2], "flops", 3, shapes)
+    assert plan.shapes == ((1, 256), (8, 2048)) and ComparisonPlan.stored(json.loads(json.dumps(asdict(plan)))) == plan
 
 
 def test_what_is_listed_stands_between_commas() -> None:
@@ -290,7 +333,8 @@ def test_the_command_compares_a_study_of_a_database_and_says_what_is_wrong(
     # The same from Python, of what is known by now.
     known = search.compare("one", storage=url, methods=["last_k"], budgets=[0.3], match="flops", quiet=True)
     assert json.loads(json.dumps([asdict(one) for one in known])) == [ours, last]
-    printed = run_here(monkeypatch, capsys, tmp_path, *asked)
+    printed = run_here(monkeypatch, capsys, tmp_path, *asked, "--shapes", "2x16")
     assert "30% less operations for a prefill" in printed.out and "last_k" in printed.out
+    assert "speed-up at others" in printed.out and "2 × 16" in printed.out
     with pytest.raises(ConfigError, match="trials is none of what compare takes: expected some of model"):
         search.compare("one", storage=url, trials=3)

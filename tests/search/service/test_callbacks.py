@@ -34,7 +34,7 @@ VALUES: dict[str, Any] = {
     **{"labels-were.data": {"tags": "", "note": "c"}},
     **{"prompt-ask.n_clicks": 1, "prompt-text.value": "Who?", "prompt-trial.value": "9", "prompt-tokens.value": "5"},
     **{"others-start.n_clicks": 1, "others-methods.value": ["laco"], "others-budgets.value": "0.2"},
-    "others-match.value": "flops",
+    **{"others-match.value": "flops", "others-seeds.value": "2", "others-shapes.value": "1x64"},
     **{"chosen-stop.n_clicks": 1, "chosen-delete.n_clicks": None, "chosen-confirm.submit_n_clicks": 1},
     **{"chosen-what.data": "delete", "chosen-keys.data": [study_key("other")]},
     **{"url.pathname": "/study/made%20up", "page-again.n_intervals": 1, "studies-interval.n_intervals": 1},

@@ -582,18 +582,25 @@ def test_editors_start_comparisons_of_finished_studies(
     shown = text_of(form.layout(watch.standing("made up")))
     assert all(f'"{name}"' in shown for name in ("shortgpt", "puzzle")) and '"disabled": false' in shown
     assert "others-start" not in text_of(unused.layout(watch.standing("made up")))
-    assert "only editors" in unused.start(1, ["laco"], "", "flops", "made up")[0]
-    for asked, said in (
-        (([], "", "flops"), "methods names nothing"),
-        ((["laco"], "0.2, x", "flops"), "budgets.1 is 'x': expected a number"),
-        ((["laco"], "2", "flops"), "budgets has '2.0'"),
-        ((["laco"], "", None), "match is ''"),
+    assert all(f'"others-{field}"' in shown for field in ("budgets", "seeds", "shapes"))
+    assert "only editors" in unused.start(1, ["laco"], "flops", "made up", "", "", "")[0]
+    for methods, match, typed, said in (
+        ([], "flops", ("", "", ""), "methods names nothing"),
+        (["laco"], "flops", ("0.2, x", "", ""), "budgets.1 is 'x': expected a number"),
+        (["laco"], "flops", ("2", "", ""), "budgets has '2.0'"),
+        (["laco"], None, ("", None, ""), "match is ''"),
+        (["laco"], "flops", ("0.2", "many", ""), "seeds is 'many': expected a whole number"),
+        (["laco"], "flops", ("0.2", "0", ""), "seeds is '0'"),
+        (["laco"], "flops", ("0.2", "", "8"), "shapes has '8': expected rows and tokens"),
     ):
-        assert form.start(1, *asked, "made up")[0].startswith(said) and store.queue.get("made up") is None
-    assert "as soon as a runner is free" in form.start(1, ["laco"], "0.2, 0.3", "flops", "made up")[0]
+        assert form.start(1, methods, match, "made up", *typed)[0].startswith(said)
+        assert store.queue.get("made up") is None
+    asked = ("0.2, 0.3", " 2", "1x64, 2x32")
+    assert "as soon as a runner is free" in form.start(1, ["laco"], "flops", "made up", *asked)[0]
     submission = store.queue.get("made up")
     assert submission is not None and submission.comparison is not None
-    assert submission.comparison["targets"] == [0.2, 0.3]
+    assert submission.comparison["targets"] == [0.2, 0.3] and submission.comparison["seeds"] == 2
+    assert submission.comparison["shapes"] == [[1, 64], [2, 32]]
     look = {"theme": "light", "webgl": False}
     assert '"disabled": true' in (now := text_of(form.acts(look, "made up"))) and "waits for a runner" in now
     store.queue.request_stop("made up")

@@ -21,7 +21,7 @@ from ftp_core.cost.process_memory import peak_bytes, reset_peak
 from ftp_core.errors import DataError, ModelError
 from ftp_core.quality.divergence import log_probabilities
 from ftp_core.routers import Router
-from ftp_core.schedule import MAX_SPARSITY, BlockSparsity, SparsitySchedule
+from ftp_core.schedule import FEWEST_KEPT, MAX_SPARSITY, BlockSparsity, SparsitySchedule
 from ftp_core.skipping.interception import BlockCall, BlockHandler
 from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.text.encoding import (
@@ -182,7 +182,7 @@ def share_kept(n_kept: int, length: int) -> float:
 
 def kept_counts(length: int) -> range:
     """Numbers of tokens of a prompt that a sparsity may keep, all of them first."""
-    fewest = min(length, math.ceil((1.0 - MAX_SPARSITY) * length + 0.5))
+    fewest = min(length, max(FEWEST_KEPT, math.ceil((1.0 - MAX_SPARSITY) * length + 0.5)))
     return range(length, fewest - 1, -1)
 
 

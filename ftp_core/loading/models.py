@@ -23,6 +23,7 @@ from ftp_core.loading.gguf_files import SUFFIX
 from ftp_core.loading.model_source import hub_error, locate, one_line, weights_of
 from ftp_core.loading.placement import computes_natively, device_name, device_of, dtype_of, name_of
 from ftp_core.loading.reference import ModelName, ModelReference
+from ftp_core.schedule import FEWEST_KEPT
 from ftp_core.skipping.dispatch import is_spread, stored_weights
 from ftp_core.skipping.families import context_of, family_of
 from ftp_core.skipping.fitted_keys import fitted_keys_of
@@ -74,12 +75,13 @@ class LoadedModel:
         return known
 
     def skipping_fingerprint(self) -> str:
-        """SHA-256 over what results under schedules depend on: `fingerprint`, substitutes, what keys are fitted to."""
+        """SHA-256 over what results under schedules depend on.
+
+        That is `fingerprint`, substitutes, what keys are fitted to, and how few tokens blocks keep.
+        """
         parts = substitutes_of(self.skipping.model), fitted_keys_of(self.skipping.model)
         given = [one.fingerprint() for one in parts if one is not None]
-        if not given:
-            return self.fingerprint()
-        return hashlib.sha256(" ".join([self.fingerprint(), *given]).encode()).hexdigest()
+        return hashlib.sha256(" ".join([self.fingerprint(), str(FEWEST_KEPT), *given]).encode()).hexdigest()
 
     def _computed_fingerprint(self) -> str:
         config = self.skipping.model.config.to_diff_dict()

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ftp_core.schedule import SLACK, kept_count
+from ftp_core.schedule import FEWEST_KEPT, SLACK, kept_count
 
 Half = Literal["block", "attention", "mlp"]
 
@@ -105,7 +105,7 @@ class RoutingState:
         self.attention = torch.where(attended_BL, scaled_BL, self.attention)
 
     def row_kept_counts(self, sparsity: float) -> tuple[int, ...]:
-        """`k = max(1, ceil((1 - s) * L))` of each row."""
+        """`k = min(L, max(2, ceil((1 - s) * L)))` of each row."""
         return tuple(kept_count(sparsity, length) for length in self.row_lengths)
 
     def kept_counts(self, sparsity: float) -> Tensor:
@@ -118,7 +118,8 @@ class RoutingState:
             elif self.real.device.type in ("cpu", "mps"):
                 counts_B = torch.tensor(counts, device=self.real.device)
             else:
-                counts_B = ((1.0 - sparsity) * self.lengths.double() - SLACK).ceil().clamp(min=1).long()
+                exact_B = ((1.0 - sparsity) * self.lengths.double() - SLACK).ceil().clamp(min=FEWEST_KEPT).long()
+                counts_B = exact_B.minimum(self.lengths)
             self._counts[sparsity] = counts_B
         return self._counts[sparsity]
 

@@ -18,6 +18,7 @@ from ftp_core.cost.speedup import needs_more_turns
 from ftp_core.cost.timing import timing_batch
 from ftp_core.errors import CoreError
 from ftp_core.quality.quality import Quality, QualitySet
+from ftp_core.schedule import FEWEST_KEPT
 from ftp_core.skipping.fitted_keys import fitted_keys_of
 from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.skipping.substitutes import substitutes_of
@@ -271,6 +272,7 @@ def _context(study: OpenStudy, model: SkippingModel, prompts: PromptBatch) -> st
     parts = [
         profile_conditions(model).fingerprint(*prompts.ids.shape),
         model.keep_first,
+        FEWEST_KEPT,
         *(encoded_fingerprint(study.workload.examples(split)) for split in ("test", "calibration")),
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

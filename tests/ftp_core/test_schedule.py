@@ -20,8 +20,8 @@ levels = st.lists(st.integers(0, 19), min_size=1, max_size=20)
 
 
 @given(level=st.integers(0, 19), length=st.integers(1, 5000))
-def test_kept_count_is_the_exact_ceiling(level: int, length: int) -> None:
-    exact = max(1, -(-((20 - level) * length) // 20))
+def test_kept_count_is_the_exact_ceiling_of_at_least_two(level: int, length: int) -> None:
+    exact = min(length, max(2, -(-((20 - level) * length) // 20)))
     assert kept_count(level * 0.05, length) == exact
 
 

@@ -26,10 +26,12 @@ def kept_count(sparsity: float, length: int) -> int:
     """Tokens that run a block: `k = min(L, max(2, ceil((1 - s) * L)))`.
 
     Args:
-        sparsity: Share of tokens that skip the block.
+        sparsity: Share of tokens that skip the block. Above `MAX_SPARSITY`, which is in no schedule, it may be one
+            token that is left.
         length: Real (not padding) tokens of the row.
     """
-    return min(length, max(FEWEST_KEPT, math.ceil((1.0 - sparsity) * length - SLACK)))
+    fewest = FEWEST_KEPT if sparsity <= MAX_SPARSITY + SLACK else 1
+    return min(length, max(fewest, math.ceil((1.0 - sparsity) * length - SLACK)))
 
 
 def _number(index: int, value: Any) -> float:

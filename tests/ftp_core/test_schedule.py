@@ -25,6 +25,11 @@ def test_kept_count_is_the_exact_ceiling_of_at_least_two(level: int, length: int
     assert kept_count(level * 0.05, length) == exact
 
 
+@pytest.mark.parametrize("length", [1, 2, 3, 15, 256])
+def test_shares_that_no_schedule_has_may_leave_one_token(length: int) -> None:
+    assert kept_count(1 - 0.5 / max(length, 11), length) == 1
+
+
 @given(levels=levels)
 def test_levels_survive_the_round_trip(levels: list[int]) -> None:
     schedule = SparsitySchedule.from_grid_indices(levels)

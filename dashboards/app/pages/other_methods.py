@@ -81,7 +81,14 @@ class OtherMethods:
         )(while_looked_at(self.acts))
 
     def start(
-        self, n_clicks: int | None, methods: list[str] | None, match: str | None, name: str, *typed: str | None
+        self,
+        n_clicks: int | None,
+        methods: list[str] | None,
+        match: str | None,
+        name: str,
+        budgets: str | None,
+        seeds: str | None,
+        shapes: str | None,
     ) -> tuple[Any, Any]:
         """Starts a comparison: a note, and a sign that the study has changed."""
         if not n_clicks:
@@ -89,12 +96,12 @@ class OtherMethods:
         if not self._is_editor():
             return NOT_AN_EDITOR, no_update
         try:
-            texts = {field: text or "" for (field, *_), text in zip(_FIELDS, typed, strict=True)}
-            self._actions.compare(name, methods or [], {**texts, "match": match or ""})
+            said = {"match": match, "budgets": budgets, "seeds": seeds, "shapes": shapes}
+            self._actions.compare(name, methods or [], {field: text or "" for field, text in said.items()})
         except (RefusedError, StudiesError) as error:
             return str(error), no_update
-        said = f"{name}: compares other methods as soon as a runner is free. Rows appear as they are measured."
-        return said, said
+        note = f"{name}: compares other methods as soon as a runner is free. Rows appear as they are measured."
+        return note, note
 
     def acts(self, look: Look, name: str) -> list[Any]:
         """The button, as the study stands."""

@@ -607,16 +607,17 @@ def test_a_comparison_of_a_finished_study_is_queued(client: TestClient, store: S
         ({"budgets": [True, "x"]}, "budgets.1 is 'x': expected a number"),
         ({"match": "size"}, "match is 'size': expected 'latency' or 'flops'"),
         ({"seeds": 0}, "seeds is 0: expected greater than or equal to 1"),
+        ({"budgets": [0.2], "shapes": ["8x64", "8 64"]}, "shapes has '8 64': expected rows and tokens of prefills"),
         ({"storage": "x"}, "storage is unknown"),
     ):
         wrong = client.post(place, json=body)
         assert wrong.status_code == 422 and wrong.json()["detail"].startswith(detail), wrong.text
     assert store.queue.get("one") is None and client.post(f"{STUDIES}/absent/comparison", json={}).status_code == 404
-    asked = {"methods": ["laco", "puzzle"], "budgets": [0.15, 0.25], "match": "flops", "seeds": 2}
+    asked = {"methods": ["laco", "puzzle"], "budgets": [0.15, 0.25], "match": "flops", "seeds": 2, "shapes": ["8x64"]}
     queued = client.post(place, json=asked)
     assert (queued.status_code, queued.json()["state"]) == (202, "queued")
     submission = store.queue.get("one")
-    plan = {"methods": ["laco", "puzzle"], "targets": [0.15, 0.25], "match": "flops", "seeds": 2}
+    plan = {"methods": ["laco", "puzzle"], "targets": [0.15, 0.25], "match": "flops", "seeds": 2, "shapes": [[8, 64]]}
     assert submission is not None and submission.comparison == plan and submission.changes == {}
     assert client.post(place, json=asked).status_code == 409 and client.get(place).json() == {"items": []}
     client.post(f"{STUDIES}/one/stop")
